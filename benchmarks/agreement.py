@@ -1,4 +1,4 @@
-"""What is a true agreement of sound and picture worth? Prints the tables of docs/VARIANTS.md and docs/ROBUSTNESS.md.
+"""What is a true agreement of audio and frames worth? Prints the tables of docs/VARIANTS.md and docs/ROBUSTNESS.md.
 
     python benchmarks/agreement.py --home caeav_home/agreement [--only ave avvp] [--seeds 0,1,2,3,4] [--jobs 2]
 
@@ -167,7 +167,7 @@ class Told:
 
 
 def true_match(together: Tensor) -> Match:
-    """A `Match` whose logits are `SURE` where sound and picture belong together, else `-SURE`."""
+    """A `Match` whose logits are `SURE` where audio and frames belong together, else `-SURE`."""
     import torch
 
     from caeav.model.adapters.correspondence import Match

@@ -29,7 +29,7 @@ def main() -> None:
         status = finished_status(status)
     except OSError as error:
         print(
-            f"error: the result cannot be written: {error}\n  next: give it room and run this again",
+            f"error: the result cannot be written: {error}\n  next: make room for it and run this again",
             file=sys.stderr,
         )
         status = 1

@@ -1,4 +1,4 @@
-"""`caeav compare`: train several recipes with several seeds, as far as they are missing, and put them in one table."""
+"""`caeav compare`: train several recipes with several seeds, where runs are missing, and put them in one table."""
 
 from __future__ import annotations
 
@@ -44,10 +44,10 @@ def register(app: typer.Typer) -> None:
 def compare(
     task: TaskOption = None,
     dataset: TrainedOption = None,
-    recipes: Annotated[str, typer.Option("--recipes", help="Rows of the table, see caeav train.")] = RECIPES,
-    seeds: Annotated[str, typer.Option("--seeds", help="Each recipe is trained once for each.")] = SEEDS,
+    recipes: Annotated[str, typer.Option("--recipes", help="Recipes to compare, see caeav train.")] = RECIPES,
+    seeds: Annotated[str, typer.Option("--seeds", help="Each recipe is trained once with each.")] = SEEDS,
     baseline: Annotated[
-        str, typer.Option("--baseline", help="The recipe that differences are taken to.")
+        str, typer.Option("--baseline", help="The recipe that the others are compared with.")
     ] = "none",
     config: Annotated[
         Path | None, typer.Option("--config", help="YAML file laid over every recipe.", show_default=False)
@@ -71,10 +71,10 @@ def compare(
         typer.Option(
             "--stress",
             metavar="KIND=STRENGTH,...",
-            help="Damages to score under, each kind alone (see caeav eval); none for no such columns.",
+            help="Damage to score under, each kind alone (see caeav eval); none leaves these columns out.",
         ),
     ] = STRESS,
-    jobs: Annotated[int, typer.Option("--jobs", min=1, help="Trainings at the same time.")] = 1,
+    jobs: Annotated[int, typer.Option("--jobs", min=1, help="Trainings that run at the same time.")] = 1,
     device: Annotated[
         str, typer.Option("--device", help="auto, cpu or cuda; several GPUs are shared out among the jobs.")
     ] = "auto",
@@ -91,7 +91,7 @@ def compare(
 ) -> None:
     """Train what is missing of all recipes and seeds, and write one table: scores, gains, costs, scores under stress.
 
-    Run again after an interruption it goes on; what is trained already, also by caeav train, is not trained again.
+    Run again after an interruption, it continues; runs that exist, also of caeav train, are not trained again.
     """
     from caeav.model.tasks.config import StressConfig
     from caeav.model.train.comparison import Measures, plan
@@ -248,7 +248,7 @@ def _complete_all(
                 say(f"  {done}/{len(planned)}  {cell.recipe}, seed {cell.seed}: {_outcome(cell, status)}")
             time.sleep(POLL_S)
     except KeyboardInterrupt:
-        say("interrupted; run the same command again, it goes on")
+        say("interrupted; run the same command again to continue")
         raise
     finally:
         for _, process in working.values():
@@ -257,7 +257,7 @@ def _complete_all(
     if failed:
         raise CaeavError(
             f"{counted(len(failed), 'run')} of {len(planned)} failed:\n  " + "\n  ".join(failed),
-            hint=f"{LOG} in the run's folder has all it said; the same command tries again, others are kept",
+            hint=f"{LOG} in the run's folder has its whole output; the same command tries again, keeping finished runs",
         )
     order = [(one.config.seed, one.config.recipe) for one in planned]
     return sorted(cells, key=lambda cell: order.index((cell.seed, cell.recipe)))

@@ -116,7 +116,7 @@ def print_table(
             console.print(table)
         print("\n".join(line.rstrip() for line in captured.get().splitlines()))
     if left_out:
-        say(f"not shown for want of room: {', '.join(left_out)}; --wide shows all")
+        say(f"not shown for lack of room: {', '.join(left_out)}; --wide shows all")
 
 
 def _width(widths: Sequence[int], shown: Sequence[int]) -> int:

@@ -74,7 +74,7 @@ def load(
     if does != LOOKS:
         _ask(resolved, relabel)
     elif resolved.changes:
-        say(f"note: {'; '.join(resolved.changes)}; only this command looks at it so")
+        say(f"note: {'; '.join(resolved.changes)}; only this command uses it")
     cut = {} if resolved.built else asdict(resolved.source)
     cut.pop("root", None)
     manifest = load_dataset(
@@ -91,7 +91,7 @@ def load(
 
 
 def _without_limit(dataset: str, home: Home) -> tuple[str, int]:
-    """`ave-first20` -> `ave` and 20, unless a data set or a folder is really called so."""
+    """`ave-first20` -> `ave` and 20, unless that is itself the name of a data set or a folder."""
     whole, count = whole_of(dataset)
     known = whole in OFFICIAL or whole in read_memory(home).sources or home.manifest(whole).is_file()
     taken = dataset in read_memory(home).sources or home.manifest(dataset).is_file() or Path(dataset).is_dir()
@@ -141,7 +141,7 @@ def name(dataset: str, home: Home) -> str:
     found = dataset_name(home, dataset, _same_media)
     if found != dataset and not (home.stores / found).is_dir():
         raise CaeavError(
-            f"nothing was made of {dataset or found} in {home.root} yet",
+            f"there is no store of {dataset or found} in {home.root} yet",
             hint=f"caeav extract --dataset {shlex.quote(dataset or found)}{at_home(home)}",
         )
     if not dataset:
@@ -162,11 +162,11 @@ def _ask(resolved: ResolvedDataset, relabel: bool) -> None:
         return
     told = "; ".join(resolved.changes)
     if relabel:
-        say(f"{told}: taken, as --relabel says")
+        say(f"{told}: used from now on, as --relabel says")
         return
     if is_terminal():
         say(told)
-        if typer.confirm("take it so from now on (as --relabel)?", err=True):
+        if typer.confirm("use it from now on (as --relabel)?", err=True):
             return
     raise CaeavError(
         told,

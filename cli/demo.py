@@ -24,7 +24,7 @@ from caeav.manifests.keys import slug
 
 DEMO_HOME = "demo"
 FEW_TEST_CLIPS = 60
-"""Fewer of them, and the 95 % interval of an accuracy a second is wider than the gain from adapters."""
+"""With fewer, the 95 % interval of an accuracy a second is wider than the gain from adapters."""
 NEXT = "run the same commands on your own data, with learned backbones: caeav models ls lists them, README.md shows how"
 RECIPES = {
     "full": "frames, audio and captions; CASTE + AVMoE + CASE",

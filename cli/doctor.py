@@ -64,13 +64,13 @@ def doctor(home: HomeOption = None, as_json: JsonOption = False) -> None:
         print_table(["what", "status", "detail"], [[c.about, c.status, c.detail] for c in checks])
     problems = [check.about for check in checks if check.status == "problem"]
     if problems:
-        say(f"to put right: {', '.join(problems)}")
+        say(f"to fix: {', '.join(problems)}")
         raise typer.Exit(1)
 
 
 @dataclass(frozen=True)
 class Check:
-    """One line of the table: `ok`, `absent` (an option that is not there) or `problem` (something to put right)."""
+    """One line of the table: `ok`, `absent` (an option that is not there) or `problem` (something to fix)."""
 
     about: str
     status: Status
@@ -175,7 +175,7 @@ def setup(
     def measure(request: Mapping[str, Any]) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
         clip = decoder.decode(request["path"], 0.0, SAMPLE)
         if clip.frames is None or clip.wave is None:
-            missing = "pictures" if clip.frames is None else "sound"
+            missing = "frames" if clip.frames is None else "audio"
             return {}, {"problem": f"no {missing} came out"}
         levels = [float(frame.mean()) for frame in clip.frames]
         crossings = int(np.count_nonzero(np.diff(np.signbit(clip.wave))))

@@ -93,7 +93,7 @@ def evaluate(
         raise CaeavError("--stress-labels follow goes with --stress", hint="for example --stress swap=1")
     if stress_curve is not None and (strengths is not None or drop_leaks):
         raise CaeavError(
-            "--stress-curve scores each kind alone on all clips", hint="leave --stress and --drop-leaks away"
+            "--stress-curve scores each kind alone on all clips", hint="leave out --stress and --drop-leaks"
         )
     place = Home.find(home)
     run = find_run(place, run_name)
@@ -131,7 +131,7 @@ def evaluate(
         print_table(columns, [[row[name] for name in columns] for row in scores.per_class])
         print()
     elif scores.ungrouped:
-        say(f"no table class by class: {scores.ungrouped}")
+        say(f"no table per class: {scores.ungrouped}")
     bounds = found.intervals.as_json() if found.intervals is not None else None
     if scores.details:
         rows = [[name, value, format_interval(bounds, name)] for name, value in scores.details.items()]
@@ -168,7 +168,7 @@ def _may_keep(run: Run, experiment: Experiment, split: str) -> bool:
 
 
 def _show_agreement(judged: Judged) -> None:
-    """How true the agreement is, kind by kind; for a probability also what was said of seconds, and what was so."""
+    """How true the agreement is, kind by kind; for a probability also predicted against observed, by tenths."""
     whole = {"seconds": judged.seconds, "auc": judged.auc, "calibration_error": judged.calibration_error}
     rows = [["all", *whole.values()], *([kind, *row.values()] for kind, row in judged.by_kind.items())]
     shown = [["-" if value is None else value for value in row] for row in rows]
@@ -180,7 +180,7 @@ def _show_agreement(judged: Judged) -> None:
     print()
     if judged.reliability:
         columns = list(judged.reliability[0])
-        print_table(columns, [list(row.values()) for row in judged.reliability], title="said and true")
+        print_table(columns, [list(row.values()) for row in judged.reliability], title="predicted and true")
         print()
 
 

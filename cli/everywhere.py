@@ -170,7 +170,7 @@ def common_options() -> list[Any]:
                 "--log-file",
                 callback=_log_file,
                 metavar="FILE",
-                help="Append everything that is said to this file, too.",
+                help="Append everything printed to stderr to this file, too.",
                 show_default=False,
             ),
         ] = None,

@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 
 NONE = "none"
 SEVERAL = (
-    " Several, by commas, make a store each, with the audio backbone of the same place; none leaves it out."
+    " Several, separated by commas, give one store each, paired with --audio by place; none leaves it out."
 )
 
 
@@ -196,8 +196,8 @@ def extract(
     ):
         seconds = manifest.segments * manifest.segment_s
         say(
-            f"{counted(longer, 'clip')} of files longer than their clip (longer_media): to cut clips from all of "
-            f"each file add --stride-seconds {seconds:g}"
+            f"{counted(longer, 'clip')} of files longer than their clip (longer_media): to cut each whole file "
+            f"into clips, add --stride-seconds {seconds:g}"
         )
 
 
@@ -228,7 +228,7 @@ def _several(modality: str, names: str, weights: str | None) -> dict[int, tuple[
     if len(given) > len(listed) or not all(listed):
         raise CaeavError(
             f"--{modality} names {len(listed)} backbones, --{modality}-weights {len(given)} weights",
-            hint="give one of each to a place, nothing between two commas where the default is meant",
+            hint="give one per place, and nothing between two commas for the default",
         )
     pairs = zip_longest(listed, given)
     return {i + 1 if i else 0: (name, source or None) for i, (name, source) in enumerate(pairs)}

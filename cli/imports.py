@@ -39,8 +39,8 @@ def import_folders(
         typer.Option(
             "--tap",
             metavar="TAP=PATH",
-            help="Folder with one file per clip (.npy, .npz, .pt, .h5), called after its key, id or media file, or so "
-            "with one ending (ID_vggish.npy); FOLDER/*_rgb.npy where there are several; or one file of all clips, as "
+            help="Folder with one file per clip (.npy, .npz, .pt, .h5), named by its key, id or media file, also with "
+            "one suffix (ID_vggish.npy); FOLDER/*_rgb.npy where there are several; or one file of all clips, as "
             "AVE's audio_feature.h5. PATH#NAME names one of several arrays. A clip's array: [T, F], [T, L, F], "
             "[T, h, w, F], or n T rows of F. TAP: visual.NAME, audio.NAME or motion.NAME. Repeatable: one store.",
             show_default=False,
@@ -85,9 +85,9 @@ def import_folders(
         step += " --set model.head.motion=true"
     try:
         stage.finish(summary, as_json, step)
-    except CaeavError as error:  # nothing is made of media here, and mended features are another store
+    except CaeavError as error:  # nothing is made of media here, and corrected features are another store
         raise CaeavError(
             error.problem,
-            hint=f"reasons are in {summary.path / 'quarantine.jsonl'}; mend the features and import again, or allow "
+            hint=f"reasons are in {summary.path / 'quarantine.jsonl'}; fix the features and import again, or allow "
             "more by --max-failed",
         ) from error

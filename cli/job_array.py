@@ -2,7 +2,7 @@
 
 SLURM, SGE and LSF tell their tasks where the array begins and ends. PBS tells the index alone, so there the count is
 given: `auto/8`, for tasks numbered 1 to 8. That form also says which slice one task is that runs again by itself.
-An array that is not one unbroken range is refused: a wrong count would cut the store otherwise than the other tasks do.
+An array that is not one unbroken range is refused: a wrong count would cut the store elsewhere than the other tasks do.
 """
 
 from __future__ import annotations

@@ -169,7 +169,7 @@ def check(
     weights: WeightsOption = None,
     settings: SettingsOption = None,
     keep: Annotated[
-        bool, typer.Option("--record", help="Keep what it gives here, to compare with later.")
+        bool, typer.Option("--record", help="Record its features, to compare with later.")
     ] = False,
     home: HomeOption = None,
     as_json: JsonOption = False,
@@ -197,13 +197,15 @@ def check(
         return
     if not checked.against:
         say(
-            "nothing is recorded for these weights and settings, so nothing was compared; --record keeps what it gave"
+            "nothing is recorded for these weights and settings, so nothing was compared; --record keeps these features"
         )
         raise typer.Exit(NO_RECORD)
     if checked.differences:
         for text in checked.differences:
             say(f"DIFFERS  {printable(text)}")
-        say(f"not what is recorded in {checked.against}: look at the versions of libraries (caeav doctor)")
+        say(
+            f"differs from what is recorded in {checked.against}: look at the versions of libraries (caeav doctor)"
+        )
         raise typer.Exit(1)
     say(f"as recorded in {checked.against}")
 
@@ -224,7 +226,7 @@ def convert(
 ) -> None:
     """Write the tensors of a checkpoint to a .safetensors file, under their names there; nothing in it is run.
 
-    For checkpoints that hold objects besides tensors. What is left out is said.
+    For checkpoints that hold objects besides tensors. What is left out is listed.
     """
     from caeav.pipeline.backbones.weights.convert import convert as convert_file
 

@@ -101,7 +101,7 @@ StrideOption = Annotated[
 ]
 RelabelOption = Annotated[
     bool,
-    typer.Option("--relabel", help="Use another --root, --labels or cut than before, from now on."),
+    typer.Option("--relabel", help="From now on, use another --root, --labels or segmentation than before."),
 ]
 ChangedOption = Annotated[
     str,

@@ -78,8 +78,8 @@ def predict(
 ) -> None:
     """Apply a run to media files: events per second, sounding pixels, or the answer to a question.
 
-    Of one file: a table, JSON and a picture. Of several, of a folder, with --stride or --dataset: a row per window in
-    one file of JSON Lines, with the pictures beside it.
+    For one file: a table, JSON and an image. For several, a folder, --stride or --dataset: a row per window in one
+    file of JSON Lines, with the images beside it.
     """
     from caeav.model.train.predict import Predictor
     from caeav.model.train.prediction_files import folder_for, prediction_json, write_prediction
@@ -139,7 +139,7 @@ def predict(
     end_s, media_s = prediction.times.end_s, prediction.times.media_s
     if media_s is not None and media_s >= end_s + prediction.times.segment_s:
         say(
-            f"note: the file lasts {media_s:.1f} s, this is {start_s:g} to {end_s:g} s; go on with --start {end_s:g}"
+            f"note: the file lasts {media_s:.1f} s, this is {start_s:g} to {end_s:g} s; continue with --start {end_s:g}"
         )
     if as_json:
         print_json(prediction_json(prediction, facts))
@@ -179,7 +179,7 @@ def _many(asked: _Asked, place: Home, run_name: str, device: str, as_json: bool)
     if asked.dataset is not None and (asked.stride_s is not None or asked.start_s or asked.question):
         raise CaeavError(
             "the clips of a data set have their own start and questions",
-            hint="leave --start, --stride and --question away, or give files instead of --dataset",
+            hint="leave out --start, --stride and --question, or give files instead of --dataset",
         )
     remember_at(place, say)
     run = find_run(place, run_name)

@@ -1,6 +1,6 @@
 """Many predictions by one run: components and weights are loaded once, files and windows follow each other.
 
-All pictures lie in one folder, with `predictions.jsonl` beside them: one row per window of a file, in order, as in
+All images lie in one folder, with `predictions.jsonl` beside them: one row per window of a file, in order, as in
 `prediction.json`, or with `error` where a file could not be processed.
 """
 
@@ -34,7 +34,7 @@ SHOWN = 60
 
 @dataclass(frozen=True)
 class Item:
-    """A file to predict, or a clip of a data set. `name`: of its pictures; `questions`: what to answer about it."""
+    """A file to predict, or a clip of a data set. `name`: of its images; `questions`: what to answer about it."""
 
     path: Path
     name: str
@@ -222,7 +222,7 @@ def _predicted(
     folder: Path,
     shown: list[list[object]],
 ) -> list[dict[str, Any]]:
-    """The rows of one window, a row per question; its pictures are written."""
+    """The rows of one window, a row per question; its images are written."""
     from caeav.model.train.prediction_files import draw, prediction_json
     from caeav.model.train.protocol import stamp
 
@@ -232,9 +232,9 @@ def _predicted(
         made: Prediction = predictor.predict(item.name, arrays, found.tokens.info, part.start_s, question)
         name = item.name + (f"-from-{part.start_s:g}s" if part.start_s else "")
         name += f"-question-{asked}" if len(item.questions) > 1 else ""
-        pictures = {f"{name}.png": draw(made, f"{item.path.name}  ({run.name})", list(found.frames))}
-        pictures |= {f"{name}-{file}": data for file, data in made.decoded.files(made.times).items()}
-        for file, data in pictures.items():
+        images = {f"{name}.png": draw(made, f"{item.path.name}  ({run.name})", list(found.frames))}
+        images |= {f"{name}-{file}": data for file, data in made.decoded.files(made.times).items()}
+        for file, data in images.items():
             publish_bytes(folder / file, data)
         facts = {
             **_facts(run, item, part),
@@ -263,7 +263,7 @@ def _tell(
         print_table(columns, shown)
         if predicted > len(shown):
             say(f"and more: {predicted} windows in all, see {folder / ROWS_FILE}")
-    say(f"written: {folder / ROWS_FILE} and pictures beside it")
+    say(f"written: {folder / ROWS_FILE} and images beside it")
     if failed:
         raise CaeavError(
             f"{counted(len(failed), 'file')} of {of} could not be predicted: {some_of(list(failed))}",

@@ -1,4 +1,4 @@
-"""`caeav runs ls|show|compare|table|rm|push|pull`: list runs, show and compare them, hand one on."""
+"""`caeav runs ls|show|compare|table|rm|push|pull`: list runs, show, compare, package and copy them."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def register(app: typer.Typer) -> None:
 
 @commands.command()
 def ls(home: HomeOption = None, wide: WideOption = False, as_json: JsonOption = False) -> None:
-    """All runs, oldest first: what each was trained on, what was set otherwise than in its recipe, and its scores."""
+    """All runs, oldest first: what each was trained on, which settings differ from its recipe, and its scores."""
     from caeav.model.train.listing import groups, overview
     from caeav.model.train.runs import list_runs
 
@@ -113,7 +113,7 @@ def show(
         print("\n".join(printable(line) for line in card.read_text(encoding="utf-8").splitlines()))
     else:
         print_table(["what", "value"], [[key, _shown(value)] for key, value in summarise(run).items()])
-        say(f"not finished; go on with: caeav train --resume {run.name}{at_home(place)}")
+        say(f"not finished; continue with: caeav train --resume {run.name}{at_home(place)}")
 
 
 @commands.command()
@@ -121,7 +121,7 @@ def compare(
     first: Annotated[
         str, typer.Argument(metavar="RUN", help="Name, part of it, or folder of a finished run.")
     ],
-    second: Annotated[str, typer.Argument(metavar="RUN", help="The run to hold against it.")],
+    second: Annotated[str, typer.Argument(metavar="RUN", help="The run to compare with it.")],
     home: HomeOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -231,10 +231,10 @@ def push(
     to: Annotated[
         str, typer.Argument(metavar="hub:OWNER/REPO|FOLDER", help="A model repository, or a new folder.")
     ],
-    private: Annotated[bool, typer.Option("--private", help="A repository that is made is private.")] = False,
+    private: Annotated[bool, typer.Option("--private", help="Make a new repository private.")] = False,
     home: HomeOption = None,
 ) -> None:
-    """Hand a run on: adapters, head, settings and card as a model repository, or as the folder that would be one."""
+    """Package a run: adapters, head, settings and card as a model repository, or as the folder that would be one."""
     from caeav.model.train.package import pack
     from caeav.model.train.runs import find_run
     from caeav.pipeline.store.remote.hub import push_folder
@@ -253,11 +253,11 @@ def push(
 @commands.command()
 def pull(
     source: Annotated[
-        str, typer.Argument(metavar="hub:OWNER/REPO|FOLDER", help="Where the run was handed on.")
+        str, typer.Argument(metavar="hub:OWNER/REPO|FOLDER", help="Repository or folder of the package.")
     ],
     home: HomeOption = None,
 ) -> None:
-    """Take a run that was handed on into this home; then predict and eval find it by its name."""
+    """Copy a packaged run into this home; then predict and eval find it by its name."""
     from caeav.model.train.package import README, TAKEN, unpack
     from caeav.pipeline.store.remote.hub import pull_folder
 

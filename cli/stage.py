@@ -95,7 +95,8 @@ LimitOption = Annotated[
 DryRunOption = Annotated[
     bool,
     typer.Option(
-        "--dry-run", help="Say how many clips and bytes it would be and how long it takes; make nothing."
+        "--dry-run",
+        help="Print how many clips and bytes the run would make and how long it would take; make nothing.",
     ),
 ]
 PublishOption = Annotated[
@@ -112,7 +113,7 @@ EngineOption = Annotated[
     typer.Option(
         "--engine",
         metavar="local|ray|ray://HOST:PORT",
-        help="Who makes the clips: this machine, or a Ray cluster (RAY_ADDRESS, or the one of this machine).",
+        help="Where clips are made: this machine, or a Ray cluster (RAY_ADDRESS, or the one of this machine).",
     ),
 ]
 ActorsOption = Annotated[
@@ -124,7 +125,7 @@ AcceleratorOption = Annotated[
 ]
 MixedDevicesOption = Annotated[
     bool,
-    typer.Option("--mixed-devices", help="With ray: devices of several kinds, whose bytes may differ."),
+    typer.Option("--mixed-devices", help="With ray: allow devices of several kinds, whose bytes may differ."),
 ]
 
 MAX_REASONS = 8
@@ -302,7 +303,7 @@ def _refuse_too_many(summary: StageSummary) -> None:
         raise CaeavError(
             f"{len(summary.quarantined)} of {counted(summary.expected, 'clip')} are quarantined; --max-failed allows "
             f"{summary.max_failed}",
-            hint=f"reasons are in {summary.path / 'quarantine.jsonl'}; mend the media and give --retry-failed, "
+            hint=f"reasons are in {summary.path / 'quarantine.jsonl'}; fix the media and give --retry-failed, "
             "or allow more by --max-failed",
         )
 
@@ -327,10 +328,10 @@ def say_plan(context: RunContext, wanted: Sequence[StoreOptions], as_json: bool)
             print(f"problem      {printable(store.problem)}")
     if plan.seconds is None:
         print(
-            "time         not known: no run here has made these stores so; --limit 20 is a run that shows it"
+            "time         not known: no run here has made these stores this way; a run with --limit 20 would show it"
         )
     else:
-        print(f"time         about {age_text(plan.seconds)}, as fast as the last run here was")
+        print(f"time         about {age_text(plan.seconds)}, at the speed of the last run here")
 
 
 def finish_all(summaries: Sequence[StageSummary], as_json: bool, next_command: str) -> None:

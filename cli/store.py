@@ -65,7 +65,7 @@ DROPPED = ("numbers", "of", "quarantined", "made by", "format", "runs", "size", 
 """Columns that a narrow terminal does without, the first of them first."""
 
 commands = typer.Typer(
-    no_args_is_help=True, help="List, show, verify, convert and mend cached tokens and captions."
+    no_args_is_help=True, help="List, show, verify, convert and repair cached tokens and captions."
 )
 
 
@@ -112,7 +112,7 @@ def ls(
     if slices:
         names = sorted({path.parent.name for path in slices})
         say(
-            f"besides, {counted(len(slices), 'slice')}, put together by caeav store merge: {', '.join(names)}"
+            f"not merged yet, {counted(len(slices), 'slice')} (caeav store merge joins them): {', '.join(names)}"
         )
     if not infos:
         say(f"no store in {stores}; `caeav extract` makes one")
@@ -162,7 +162,7 @@ def _info_json(info: StoreInfo, used: Mapping[Reference, list[str]]) -> dict[str
 def show(
     target: TargetArgument,
     name: NameOption = None,
-    key: Annotated[str | None, typer.Option("--key", help="One record's facts instead.")] = None,
+    key: Annotated[str | None, typer.Option("--key", help="Show one record's facts instead.")] = None,
     home: HomeOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -254,7 +254,7 @@ def _print_media(found: MediaVerification) -> None:
     if found.changes:
         print_table(("media", "key", "what is wrong"), [(x.what, x.key, x.detail) for x in found.changes])
         print(f"MEDIA CHANGED: {len(found.changes)} of {counted(found.compared, 'clip')}")
-        say("to make these clips anew: the command that made the store, with --changed redo")
+        say("to make these clips again: run the command that made the store with --changed redo")
     elif found.compared:
         ends = found.compared - found.whole
         how = [f"{found.whole} by all bytes"] if found.whole else []

@@ -1,4 +1,4 @@
-"""`caeav store convert|export|merge|diff|repair|rm|gc`: stores from stores, written out, compared, mended, removed.
+"""`caeav store convert|export|merge|diff|repair|rm|gc`: stores from stores, written out, compared, repaired, removed.
 
 `store.py` has the commands that only look; how a store is named on the command line stands here for both.
 """

@@ -31,9 +31,7 @@ UrlArgument = Annotated[
 ]
 
 
-CURE = (
-    "to put it right: remove these objects there, then caeav store push from a sound store sends them again"
-)
+CURE = "to repair it: remove these objects there, then caeav store push from a sound store sends them again"
 
 
 def register(commands: typer.Typer) -> None:
@@ -48,16 +46,16 @@ def push_command(
     name: NameOption = None,
     replace: Annotated[
         bool,
-        typer.Option("--replace", help="Put it in the place of another state of the store that is there."),
+        typer.Option("--replace", help="Replace another state of the store at the address."),
     ] = False,
-    private: Annotated[bool, typer.Option("--private", help="A repository that is made is private.")] = False,
+    private: Annotated[bool, typer.Option("--private", help="Make a new repository private.")] = False,
     home: HomeOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Put finished stores below an address, as <URL>/<data set>/<store>: payload, then indexes, the seal last.
 
-    Run again it goes on with what is missing. Or hand one store on as a data set repository that the library datasets
-    loads too: hub:OWNER/REPO, or a new folder that holds what would be uploaded.
+    Run again, it continues with what is missing. Or package one store as a data set repository that the library
+    datasets loads too: hub:OWNER/REPO, or a new folder that holds what would be uploaded.
     """
     from caeav.pipeline.store.remote.push import push
 
@@ -89,9 +87,9 @@ def push_command(
 
 
 def pull_command(url: UrlArgument, home: HomeOption = None, as_json: JsonOption = False) -> None:
-    """Bring the store at an address, or one that was handed on, into the home, every file compared with its digest.
+    """Fetch the store at an address, or a packaged one, into the home, comparing every file with its digest.
 
-    The bytes are the same. Run again it goes on with what is missing.
+    The bytes are the same. Run again, it continues with what is missing.
     """
     from caeav.pipeline.store.remote.package import FolderFiles, HubFiles, unpack_store
     from caeav.pipeline.store.remote.pull import pull
@@ -107,7 +105,7 @@ def pull_command(url: UrlArgument, home: HomeOption = None, as_json: JsonOption 
     if as_json:
         print_json(asdict(done) | {"path": str(done.path)})
         return
-    print(f"brought      {_shards(done.came, done.there, done.bytes)}")
+    print(f"fetched      {_shards(done.came, done.there, done.bytes)}")
     print(f"store        {printable(done.path)}")
 
 

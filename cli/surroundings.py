@@ -36,7 +36,7 @@ def settle_in() -> None:
     global _ended_by, _stdout
     _ended_by = signal.SIGINT
     for number, usual in ((signal.SIGTERM, signal.SIG_DFL), (signal.SIGINT, signal.default_int_handler)):
-        if signal.getsignal(number) == usual:  # who is to ignore it goes on ignoring it
+        if signal.getsignal(number) == usual:  # a process told to ignore it keeps ignoring it
             signal.signal(number, _stop)
     _open_what_is_closed()
     if type(sys.stderr) is io.TextIOWrapper:
@@ -98,9 +98,7 @@ def _stop(number: int, frame: FrameType | None) -> None:
     global _ended_by
     if number == signal.SIGTERM:
         _ended_by = signal.SIGTERM
-        signal.signal(
-            number, signal.SIG_IGN
-        )  # said once is enough: nothing is to cut short what is being saved
+        signal.signal(number, signal.SIG_IGN)  # a second one must not interrupt saving
     if _imports(frame):
         signal.signal(signal.SIGALRM, _stop)
         signal.setitimer(signal.ITIMER_REAL, LATER_S)

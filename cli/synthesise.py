@@ -211,7 +211,7 @@ def _print(summary: Summary) -> None:
     if summary.written:
         say(
             f"wrote {counted(summary.written, 'clip')} to {summary.root}"
-            + (f", {summary.kept} were there" if summary.kept else "")
+            + (f", {summary.kept} already there" if summary.kept else "")
         )
     else:
         say(f"nothing to do: all {clips} clips are in {summary.root}")

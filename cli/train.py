@@ -133,7 +133,7 @@ def train(
             given += [name for name, value in changes.items() if value]
             if given:
                 raise CaeavError(
-                    f"--resume goes on with the run's own configuration; {', '.join(given)} cannot change it",
+                    f"--resume continues with the run's own configuration; {', '.join(given)} cannot change it",
                     hint="leave them out, or train a new run without --resume",
                 )
             result = _resume(place, resume, device, processes)

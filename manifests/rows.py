@@ -26,7 +26,7 @@ MODALITY = "modality"
 _SEEN_CHARS = 120
 _STRICT = json.JSONEncoder(allow_nan=False)
 _PLAIN_PATH = re.compile(r"[A-Za-z0-9_+-]+(?:[./][A-Za-z0-9_+-]+)*")
-_REBUILD = "build the manifest again (caeav manifest build), or mend the row"
+_REBUILD = "build the manifest again (caeav manifest build), or fix the row"
 
 
 class ManifestError(CaeavError):

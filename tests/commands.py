@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import re
 from collections.abc import Iterable
 from types import ModuleType
 
@@ -31,3 +33,15 @@ def refusal(result: Result) -> str:
     """The message of a command that was refused."""
     assert isinstance(result.exception, CaeavError), result.output
     return str(result.exception)
+
+
+def cells(text: str) -> list[list[str]]:
+    """Rows of a printed table, whose columns are at least two blanks apart."""
+    return [re.split(r"\s{2,}", line.strip()) for line in text.splitlines() if line.strip()]
+
+
+class Terminal(io.StringIO):
+    """A stream that says that it is a terminal."""
+
+    def isatty(self) -> bool:
+        return True

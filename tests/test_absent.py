@@ -1,4 +1,4 @@
-"""A machine without optional things can be had on one that has them: what is taken away is as if it had never been."""
+"""A machine without optional things can be had on one that has them: what is taken away is as if never installed."""
 
 from __future__ import annotations
 
@@ -77,6 +77,6 @@ def test_c(shared): pass
     assert ["no ffmpeg command here", "tests/test_it.py::test_a[1]"] in listed and len(listed) == 4
 
 
-def test_a_name_that_is_not_known_is_refused(repository: Path, tmp_path: Path) -> None:
+def test_an_unknown_name_to_take_away_is_refused(repository: Path, tmp_path: Path) -> None:
     said = run_of_pytest(repository, tmp_path, "def test_a(): pass\n", "ffmgep")
     assert "CAEAV_TEST_WITHOUT: ffmgep; known: " in said and "passed" not in said

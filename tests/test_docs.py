@@ -1,8 +1,7 @@
-"""The pages people read: links lead somewhere, and every command in them is one that the program knows."""
+"""The pages people read: links have targets, and every command in them is one that the program knows."""
 
 from __future__ import annotations
 
-import importlib.util
 import re
 import shlex
 import unicodedata
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from module_files import load_module
 
 from caeav.cli import app
 from caeav.model.tasks.base import TASKS
@@ -90,7 +90,7 @@ def test_guarantees_name_tests_that_exist(repository: Path) -> None:
     assert gone == set()
 
 
-def test_the_check_sees_what_is_wrong() -> None:
+def test_the_check_reports_unknown_commands_and_options() -> None:
     assert faults("caeav extract --dataset ave --no-such-thing 3") == [
         "caeav extract has no option --no-such-thing"
     ]
@@ -107,7 +107,7 @@ def anchor(title: str) -> str:
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_links_lead_somewhere(page: Path) -> None:
+def test_links_have_targets(page: Path) -> None:
     text = re.sub(r"^```.*?^```", "", page.read_text(), flags=re.DOTALL | re.MULTILINE)
     wrong = []
     for target in re.findall(r"\]\(([^)\s]+)\)", text):
@@ -128,11 +128,7 @@ def test_links_lead_somewhere(page: Path) -> None:
 
 @cache
 def site() -> Any:
-    spec = importlib.util.spec_from_file_location("caeav_docs_site", REPOSITORY / "docs" / "site.py")
-    assert spec and spec.loader
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_module("caeav_docs_site", REPOSITORY / "docs" / "site.py")
 
 
 def test_the_site_names_every_command_and_setting() -> None:

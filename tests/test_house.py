@@ -108,7 +108,7 @@ def test_imports_run_one_way_from_floor_to_floor(repository: Path) -> None:
     assert wrong == []
 
 
-def test_no_module_imports_itself_by_a_detour(repository: Path) -> None:
+def test_there_is_no_circle_of_imports(repository: Path) -> None:
     """No circle, imports for types counted too: what is read can be read from the ground up."""
     left = dict(graph(repository))
     while ready := [name for name, imports in left.items() if not imports & left.keys()]:

@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-import importlib.util
-import sys
 from pathlib import Path
 from types import ModuleType
 
 import pytest
+from module_files import load_module
 
 
 @pytest.fixture(scope="module")
 def mutants(repository: Path) -> ModuleType:
-    spec = importlib.util.spec_from_file_location("mutants", repository / "benchmarks" / "mutants.py")
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
+    module: ModuleType = load_module("mutants", repository / "benchmarks" / "mutants.py")
     return module
 
 
@@ -41,16 +36,14 @@ def test_no_mutant_is_listed_twice(mutants: ModuleType) -> None:
         ("only text", "allowed keys"),
     ],
 )
-def test_an_entry_of_another_form_is_refused(
-    mutants: ModuleType, tmp_path: Path, entry: str, said: str
-) -> None:
+def test_a_malformed_entry_is_refused(mutants: ModuleType, tmp_path: Path, entry: str, said: str) -> None:
     path = tmp_path / "model.yaml"
     path.write_text(f"- {entry}\n")
     with pytest.raises(mutants.Wrong, match=rf"model.yaml:1: .*{said}"):
         mutants.read_list(path)
 
 
-def test_a_snippet_that_no_longer_fits_is_told(mutants: ModuleType, tmp_path: Path) -> None:
+def test_a_snippet_or_test_that_is_gone_is_reported(mutants: ModuleType, tmp_path: Path) -> None:
     (tmp_path / "a.py").write_text("x = 1\nx = 1\n")
     for find, times in (("x = 2", 0), ("x = 1", 2), ("", 0)):
         stale = mutants.Mutant("m.yaml:1", "a.py", find, "y", ())

@@ -89,7 +89,7 @@ def test_a_sample_is_what_training_reads(home: Home) -> None:
     assert torch.equal(loaded["captions"]["visual_caption"], batch.visual_caption)
 
 
-def test_workers_of_any_kind_give_the_same_batches(home: Home) -> None:
+def test_a_dataset_gives_the_same_samples_after_pickling(home: Home) -> None:
     found = caeav.dataset("synthetic", split="val", taps=["visual.stage4", "audio.stage4"], home=home.root)
     first = found[0]
     # what a spawned worker is sent
@@ -100,7 +100,7 @@ def test_workers_of_any_kind_give_the_same_batches(home: Home) -> None:
         found[len(found)]
 
 
-def test_what_a_training_would_say_is_a_warning(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_remarks_of_a_training_are_warnings(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
     def remarking(*args: Any, **kwargs: Any) -> Joined:
         return replace(join_stores(*args, **kwargs), remarks=("the weights are random",))
 

@@ -23,6 +23,16 @@ from torch import Tensor, nn
 from caeav.manifests.core.errors import CaeavError
 
 
+def channels_first(x: Tensor) -> Tensor:
+    """Our `[BT, N, C]` as the vectors' `[BT, C, N, 1]`."""
+    return x.transpose(1, 2).unsqueeze(-1)
+
+
+def channels_last(x: Tensor) -> Tensor:
+    """The vectors' `[BT, C, N, 1]` as our `[BT, N, C]`."""
+    return x.squeeze(-1).transpose(1, 2)
+
+
 class VectorMismatchError(CaeavError):
     """The tensors are not exactly those of the module."""
 

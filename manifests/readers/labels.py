@@ -315,13 +315,13 @@ class _RowParser:
         return LabelRow(line, file, times, value["label"], split, clip, tuple(others)), []
 
     def hint(self) -> str:
-        """What most likely mends the rows."""
+        """What most likely fixes the rows."""
         rows, backwards = len(self._table.rows), self._backwards
         if self._late and max(self._late) <= MAX_TIME_S * 1000:
             return AS_MILLISECONDS
         if backwards > rows / 2 or backwards > 10:
             return "end_s is a time of the media as start_s is, not a length: write start plus length"
-        return "mend these lines"
+        return "fix these lines"
 
     def _file(self, name: str, wrong: list[str]) -> str:
         match = self._matches.get(name, Match(None))

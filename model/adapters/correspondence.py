@@ -1,4 +1,4 @@
-"""How well sound and picture of a second belong together: one agreement, shared by every CASTE adapter.
+"""How well audio and frames of a second belong together: one agreement, shared by every CASTE adapter.
 
 It reads the deepest taps of the frozen backbones, as cached, so nothing that adapters do changes it. Each modality's
 mean token is standardised by channel and mapped, linearly, into one space; the cosine there, scaled and shifted, is the

@@ -1,7 +1,7 @@
 """Clip cards: everything a page shows of one clip, as values for the page's script.
 
 A row of a run's predictions gives truth, prediction, agreement, routing and selected tokens; a store gives captions;
-the media, where they are still there, frames and sound. A card without media says why and shows the rest.
+the media, where they are still there, frames and audio. A card without media says why and shows the rest.
 """
 
 from __future__ import annotations
@@ -45,12 +45,12 @@ class Seen(Protocol):
 
     @property
     def sound(self) -> bytes:
-        """A PNG of the sound, or nothing."""
+        """A PNG of the audio, or nothing."""
         ...
 
     @property
     def problem(self) -> str:
-        """Why there is nothing, or nothing."""
+        """Why there is no preview; empty otherwise."""
         ...
 
 
@@ -81,7 +81,7 @@ class Media:
                 self.without.add(seen.key)
 
     def onto(self, card: Card, key: str) -> Card:
-        """The card with what is seen and heard of the clip, or why there is nothing."""
+        """The card with the preview of the clip, or why there is none."""
         seen = self.held.get(key)
         if seen is None:
             said = "left out: the page would become too large" if key in self.without else ""
@@ -218,7 +218,7 @@ def _short(value: float | None) -> float | None:
 
 
 def mask_strip(texts: Sequence[str | None], colour: tuple[int, int, int, int]) -> str:
-    """Masks side by side as one picture that is clear where nothing sounds; a mask that is not known is clear."""
+    """Masks side by side as one image, transparent where nothing sounds; an unknown mask is transparent."""
     from PIL import Image
 
     strip: NDArray[np.bool_] = np.zeros((MASK_SIDE, MASK_SIDE * len(texts)), bool)

@@ -1,4 +1,4 @@
-"""Several runs beside each other: what differs in their settings, by how much they differ, and on which clips."""
+"""Several runs side by side: what differs in their settings, by how much they differ, and on which clips."""
 
 from __future__ import annotations
 

@@ -8,7 +8,7 @@ from typing import Any
 from caeav.model.report.page import Block, figure
 
 MOST_CLASSES = 40
-"""Classes of a confusion matrix; the most frequent ones, the others are put together."""
+"""Classes of a confusion matrix; the most frequent ones, the others are grouped."""
 
 
 def curves(metrics: Sequence[Mapping[str, Any]], metric: str, split: str) -> list[Block]:
@@ -104,7 +104,7 @@ def confusion(pairs: Mapping[tuple[str, str], int], names: Sequence[str], what: 
 
 
 def reliability(name: str, title: str, rows: Sequence[Mapping[str, float]], note: str) -> list[Block]:
-    """What was said against what was so, for each tenth of probability; rows as `agreement.reliability` gives them."""
+    """Predicted probability against observed frequency, for each tenth; rows as `agreement.reliability` gives them."""
     if not rows:
         return []
     said, was = [row["said"] for row in rows], [row["was"] for row in rows]
@@ -114,7 +114,7 @@ def reliability(name: str, title: str, rows: Sequence[Mapping[str, float]], note
         "mode": "lines",
         "x": [0, 1],
         "y": [0, 1],
-        "name": "as said",
+        "name": "perfectly calibrated",
         "line": {"dash": "dash"},
     }
     found = {
@@ -122,13 +122,13 @@ def reliability(name: str, title: str, rows: Sequence[Mapping[str, float]], note
         "mode": "lines+markers",
         "x": said,
         "y": was,
-        "name": "as it was",
+        "name": "observed",
         "text": [f"{n} seconds" for n in seconds],
         "marker": {"size": [6 + 18 * (n / max(seconds)) ** 0.5 for n in seconds]},
     }
     layout = {
-        "xaxis": {"range": [0, 1], "title": {"text": "probability said"}},
-        "yaxis": {"range": [0, 1], "title": {"text": "part that was so"}},
+        "xaxis": {"range": [0, 1], "title": {"text": "predicted probability"}},
+        "yaxis": {"range": [0, 1], "title": {"text": "observed frequency"}},
     }
     return [figure(name, title, [diagonal, found], layout, note)]
 

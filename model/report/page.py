@@ -1,4 +1,4 @@
-"""The page: sections of blocks, clip cards and figures, as one HTML file that asks nothing of any network.
+"""The page: sections of blocks, clip cards and figures, as one HTML file that needs no network.
 
 Every text goes through the template's escaping, or is JSON that the page's own script puts in place as text. Sections
 are plain values, so that what a page says can be tested without a browser.
@@ -97,7 +97,7 @@ def figure(
 
 
 def figure_row(figures: Sequence[Block]) -> Block:
-    """Figures beside each other where there is room."""
+    """Figures side by side where there is room."""
     return {"kind": "row", "figures": list(figures)}
 
 

@@ -349,7 +349,7 @@ def _percent(value: float | None) -> str:
 
 
 def _agreement(held: Comparison) -> list[Block]:
-    """How true the agreement of sound and picture is, for recipes that have one."""
+    """How true the agreement of audio and frames is, for recipes that have one."""
     rows = [row for row in held.rows if row.agreement_auc is not None]
     if not rows:
         return []

@@ -1,7 +1,7 @@
-"""What a page says of a run: what it is, how it scored and on whom, and its clips, the telling ones first.
+"""What a page says about a run: what it is, how it scored and on whom, and its clips, the most telling ones first.
 
-Everything comes from the run's own folder; stores and media, where they are still there, add captions, pictures and
-sound.
+Everything comes from the run's own folder; stores and media, where they are still there, add captions, frames and
+audio.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ from caeav.pipeline.store import StoreReader
 SHOWN = 100
 """Clips of each list."""
 MOST_ROWS = 60_000
-"""Predictions that are read; of more, every so many."""
+"""Predictions that are read; of more, an even sample."""
 CAPTION_STEPS = (10, 20, 30)
 """Words of both captions at which groups of clips begin."""
 
@@ -325,7 +325,7 @@ def _groups(subject: Subject) -> list[Block]:
     result = subject.run.result() or {}
     titles = {
         "note": "By what was noted about the media",
-        "misalignment": "By how sound and picture disagree (truth of the generated set)",
+        "misalignment": "By how audio and frames disagree (truth of the generated set)",
         "captions": "By length of both captions",
     }
     return [
@@ -347,7 +347,7 @@ def _length(words: int) -> str:
 
 
 def _reliability(subject: Subject) -> list[Block]:
-    """Probabilities against what was so, of predictions and of the agreement."""
+    """Predicted probabilities against observed frequencies, of predictions and of the agreement."""
     said: list[float] = []
     was: list[bool] = []
     for row in subject.rows:
@@ -386,7 +386,7 @@ def _stress(run: Run) -> list[Block]:
 
 
 def _lists(subject: Subject, page: Page, media: Media, mark: str) -> list[dict[str, Any]]:
-    """The lists of cards; pictures go to the first of each list where not all clips get some."""
+    """The lists of cards; previews go to the first of each list where not all clips get one."""
     rows = [row for row in subject.rows if row["split"] == subject.split]
     chosen: dict[str, tuple[str, str, list[tuple[Row, str]]]] = {}
     scored = [row for row in rows if row["score"] is not None]
@@ -412,7 +412,7 @@ def _lists(subject: Subject, page: Page, media: Media, mark: str) -> list[dict[s
         (row for row in rows if _agreement(row) is not None), key=lambda row: _agreement(row) or 0.0
     )[:SHOWN]
     if apart:
-        said = "Clips whose sound and picture agree least, by the run's own agreement."
+        said = "Clips whose audio and frames agree least, by the run's own agreement."
         chosen["apart"] = ("least agreement", said, [(row, "") for row in apart])
     if len(rows) > SHOWN:
         noun = (subject.run.result() or {})["rows"]

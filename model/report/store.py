@@ -1,4 +1,4 @@
-"""What a page says of a store and of a data set: what is in it, what is odd in it, and which clips to look at."""
+"""What a page says about a store and a data set: what is in it, what is unusual in it, and which clips to look at."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def store_section(store: StoreReader, mark: str = "") -> Section:
 def clip_section(
     tokens: StoreReader, captions: StoreReader | None, page: Page, media: Media, mark: str = ""
 ) -> Section:
-    """What the tokens of a store say of its clips: norms, notes, and the clips worth a look."""
+    """What the tokens of a store say about its clips: norms, notes, and the clips worth a look."""
     found = summarise_tokens(tokens)
     if len(found.keys) < found.of:
         page.notes.append(
@@ -97,7 +97,7 @@ def clip_section(
 
 
 def label_section(manifest: Manifest) -> Section:
-    """The labels of a data set: how many clips of each class in each split, and what is odd about them."""
+    """The labels of a data set: how many clips of each class in each split, and what is unusual about them."""
     counts: dict[str, Counter[str]] = defaultdict(Counter)
     for clip in manifest.clips:
         for label in clip.labels() or ("no label",):
@@ -213,7 +213,7 @@ def _lists(found: TokenSummary, manifest: Manifest, clips: Mapping[str, Clip]) -
         )
         named = suspects.apart(keys, seen, heard, classes)[:SHOWN]
         note = "What picture alone and sound alone are taken for, each by a classifier that never saw the clip, differ."
-        lists.append(card_list("apart", "sound and picture apart", note, [((s.key,), s.why) for s in named]))
+        lists.append(card_list("apart", "audio and frames apart", note, [((s.key,), s.why) for s in named]))
     drawn = np.random.default_rng(0).permutation(len(keys))[:EXAMPLES]
     examples = [((keys[i],), "") for i in sorted(drawn.tolist())]
     lists.append(card_list("examples", "examples", "Drawn at random, the same at every time.", examples))

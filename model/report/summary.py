@@ -17,7 +17,7 @@ Floats = NDArray[np.float32]
 
 MODALITIES = ("visual", "audio")
 MOST_CLIPS = 6000
-"""More are not read: every so many of a larger store are."""
+"""Clips that are read; of a larger store, an even sample."""
 DEAD = 1e-4
 """A channel is dead whose deviation is less than this part of the median channel's."""
 
@@ -70,7 +70,7 @@ class _Channels:
         self.norms.append((float(lengths.mean()), float(lengths.min()), float(lengths.max())))
 
     def facts(self, name: str) -> TapFacts:
-        """What came of it."""
+        """The facts of the tap over all clips taken."""
         assert self.total is not None and self.squares is not None
         mean = self.total / self.count
         deviation = np.sqrt(np.maximum(self.squares / self.count - mean**2, 0))

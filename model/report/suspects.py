@@ -1,7 +1,7 @@
-"""Clips worth a look before a number is trusted: doubtful labels, near-duplicates, sound and picture apart.
+"""Clips worth a look before a number is trusted: doubtful labels, near-duplicates, audio and frames apart.
 
 All three rest on one vector per clip and modality (`summary.py`). A linear classifier, fitted to the clips' labels,
-says of each clip what it would call it without having seen it: clips of one video are always judged together, by a
+predicts the class of each clip without having seen it: clips of one video are always judged together, by a
 classifier that saw none of them. Shapes: `N` clips, `D` of a pooled vector, `K` classes.
 """
 
@@ -75,7 +75,7 @@ def near_duplicates(
 
 
 def held_out_probabilities(vectors: Floats, labels: Floats, videos: Sequence[str]) -> Floats:
-    """`[N, K]`: what a linear classifier that saw no clip of the same video says of each clip.
+    """`[N, K]`: class probabilities of each clip, from a linear classifier that saw no clip of the same video.
 
     labels: `[N, K]` in 0/1; clips without any are judged and not learned from.
     """
@@ -116,9 +116,9 @@ def doubtful_labels(
 
 
 def apart(keys: Sequence[str], seen: Floats, heard: Floats, classes: Sequence[str]) -> list[Suspect]:
-    """Clips whose picture and sound are said to be of different classes, the surest first.
+    """Clips whose visual and audio tokens are predicted as different classes, the surest first.
 
-    seen, heard: `[N, K]`, what is said from either modality alone.
+    seen, heard: `[N, K]`, predictions from either modality alone.
     """
     together = (seen * heard).sum(axis=1)
     sure = np.minimum(seen.max(axis=1), heard.max(axis=1))

@@ -16,7 +16,7 @@ The trainer calls a `Task` in this order:
     fit_metadata   vocabularies and the like, derived from the manifest and kept with the run (default: none)
     classes        names of what the head distinguishes (default: the manifest's classes)
     targets        samples -> target tensors                                                    [must be given]
-    together       targets -> where labels say that sound and picture belong together (default: they do not tell)
+    together       targets -> where labels say that audio and frames belong together (default: they do not tell)
     tracks         targets -> what is seen and heard, so that labels can follow a damage (default: they do not tell)
     extra_inputs   samples -> further input tensors, such as questions (default: none)
     transforms     what to do to every batch that is read (default: nothing)
@@ -29,7 +29,7 @@ The trainer calls a `Task` in this order:
     majority_score the score of a constant answer, for comparison                               [must be given]
     sample_of      a clip outside any data set -> its sample, for prediction (default: no question allowed)
     decode         head output of one clip -> `TaskPrediction`                                  [must be given]
-    outcomes       head output of a batch -> what was true and what was said of each sample     [must be given]
+    outcomes       head output of a batch -> truth and prediction of each sample     [must be given]
 
 Targets and head outputs are the task's own business; the trainer only passes them on. Higher scores are better.
 Shapes: `N` samples, `B` of a batch, `T` segments, `K` classes.
@@ -76,7 +76,7 @@ class Scores:
 
 
 class Together(NamedTuple):
-    """What labels say of sound and picture belonging together.
+    """Whether audio and frames belong together, by the labels.
 
     `seconds`: bool or 0/1 `[N, T]`, whether something is both seen and heard. `clips`: `[N, K]`, what a clip holds.
     None where labels do not tell.
@@ -161,7 +161,7 @@ class Task(ABC):
         return {}
 
     def together(self, targets: Mapping[str, Tensor], *, training: bool) -> Together:
-        """What `targets` say of sound and picture belonging together; `training`: only what the task learns from."""
+        """Whether audio and frames belong together, by `targets`; `training`: only what the task learns from."""
         return Together()
 
     def tracks(self, targets: Mapping[str, Tensor]) -> tuple[Tensor, Tensor] | None:
@@ -181,7 +181,7 @@ class Task(ABC):
         if question:
             raise CaeavError(
                 f"task {self.name!r} answers no questions",
-                hint="leave --question away, or name a run of avqa",
+                hint="leave out --question, or name a run of avqa",
             )
         return Sample(clip.key, clip, "")
 

@@ -211,7 +211,7 @@ class LossConfig(StrictConfig):
     """Weights of the losses that every task has; 0 leaves a loss out, and tasks add their own.
 
     load_balance: of AVMoE's experts being used alike. caption_contrast: of captions told apart from other clips' (needs
-    CASE). consistency: of guided and unguided predictions where sound and picture agree (CASE and CASTE).
+    CASE). consistency: of guided and unguided predictions where audio and frames agree (CASE and CASTE).
     selection_entropy: of CASE's selection being decided. correspondence: of the agreement being true (CASTE with a
     shared agreement). docs/OBJECTIVES.md describes them. The weight of a part that is switched off has no effect.
     """

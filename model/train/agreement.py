@@ -1,4 +1,4 @@
-"""Is the agreement of sound and picture true? Its ROC area and calibration, and the calibration that a run keeps.
+"""How far the agreement of audio and frames is true: ROC area, calibration error, and the calibration that a run keeps.
 
 A run with a shared agreement is calibrated on the split that chose its best epoch: a temperature and a bias, kept in
 `agreement.json`. It is fitted to labels of seconds, or, where there are none, to pairs
@@ -31,7 +31,7 @@ from caeav.model.train.runs import Run
 from caeav.model.train.stress import Stress
 
 AGREEMENT_FILE = "agreement.json"
-MEANING = "probability that sound and picture belong together"
+MEANING = "probability that audio and frames belong together"
 GATE = "CASTE's gate"
 BY_TRUTH = "truth of the generated set"
 BY_LABELS = "labels of seconds"
@@ -101,7 +101,7 @@ def auc(scores: Floats, truth: Flags) -> float | None:
 
 
 def reliability(probabilities: Floats, truth: Flags) -> list[dict[str, float]]:
-    """A row for each tenth of 0..1 that occurs: how many seconds, what was said of them, how often it was so."""
+    """A row for each tenth of 0..1 that occurs: how many seconds, mean predicted probability, observed frequency."""
     tenth = np.minimum((probabilities * BINS).astype(int), BINS - 1)
     return [
         {

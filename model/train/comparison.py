@@ -1,6 +1,6 @@
 """Runs of several recipes and seeds that are compared: which exist, training the others, measuring each.
 
-A cell is one recipe and seed. Its run is found by its configuration and stores, so that a comparison goes on where it
+A cell is one recipe and seed. Its run is found by its configuration and stores, so that a comparison continues where it
 broke off and takes over runs that `caeav train` made. What a table needs beyond `result.json` is measured once and kept
 beside it, in `compare.json`: the terms of the score clip by clip, scores under stress, how true the agreement is.
 """

@@ -1,4 +1,4 @@
-"""The correspondence objective: teaches the agreement of sound and picture (formulas in docs/OBJECTIVES.md).
+"""The correspondence objective: teaches the agreement of audio and frames (formulas in docs/OBJECTIVES.md).
 
 It knows no task: what labels say comes as `Together`. `B` clips, `T` segments; logits are those of `Match`.
 """

@@ -94,7 +94,7 @@ class SplitData:
                     store.expect(keys)
 
     def infos(self, row: int) -> list[Mapping[str, Any]]:
-        """What each joined store says of the clip of the sample at `row` besides its arrays (`Record.info`)."""
+        """What each joined store says about the clip of the sample at `row` besides its arrays (`Record.info`)."""
         with self._reading:
             return [store.info(self.clips[self.clip_of[row]]) for store in self._joined.stores]
 

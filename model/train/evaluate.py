@@ -69,7 +69,7 @@ def autocast(device: torch.device, precision: str) -> Iterator[None]:
 
 
 class Observer(Protocol):
-    """Makes rows of what a network says of each batch that is scored, and takes them in the order of the samples."""
+    """Makes rows of a network's predictions for each scored batch, and takes them in the order of the samples."""
 
     def rows(self, first: int, batch: TokenBatch, output: Any) -> list[dict[str, Any]]:
         """JSON values about the samples from number `first` on; batch and output are on the device."""

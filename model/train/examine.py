@@ -127,7 +127,7 @@ def followed_labels(experiment: Experiment, split: str) -> Followed:
     if tracks is None:
         raise CaeavError(
             f"--stress-labels follow: labels of task {experiment.task.name!r} do not tell what is seen and heard",
-            hint="leave it away; tasks ave, ave-weak and avvp have it",
+            hint="leave it out; tasks ave, ave-weak and avvp have it",
         )
     return Followed(*(_exact_tracks(experiment, split) or tracks), experiment.task.with_tracks)
 

@@ -1,4 +1,4 @@
-"""What tells runs apart in a list: backbones, what was set otherwise than in the preset, seeds together, age."""
+"""What tells runs apart in a list: backbones, which settings differ from the preset, seeds together, age."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What training minimises: the task's losses, the adapters' own, the correspondence of sound and picture
+"""What training minimises: the task's losses, the adapters' own, the correspondence of audio and frames
 (`correspondence.py`), and three light objectives, each with its weight.
 
 The light objectives are defined here, since the published method names them but gives no formula (reasons in

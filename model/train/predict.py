@@ -51,7 +51,7 @@ class Prediction:
 
     @property
     def agreement_name(self) -> str:
-        """What `agreement` is called in tables and pictures."""
+        """What `agreement` is called in tables and images."""
         return "agreement" if self.calibrated else GATE
 
     def agreements(self) -> list[float | None] | None:

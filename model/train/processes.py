@@ -191,7 +191,7 @@ def joined(processes: Processes) -> Iterator[Processes]:
         return
     if not dist.is_available():
         raise CaeavError(
-            "this build of torch knows one process only", hint="leave --devices and torchrun away"
+            "this build of torch knows one process only", hint="leave out --devices and torchrun"
         )
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
     if torch.cuda.is_available():

@@ -217,7 +217,7 @@ def _csv_rows(file: Iterable[str], name: str) -> Iterator[tuple[int, dict[str, A
                 )
             yield reader.line_num, dict(zip(columns, cells, strict=True))
     except csv.Error as error:
-        raise CaptionFileError(f"{name}, line {reader.line_num}: {error}", hint="mend the line") from error
+        raise CaptionFileError(f"{name}, line {reader.line_num}: {error}", hint="fix the line") from error
 
 
 def _json_rows(file: Iterable[str], name: str) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -232,9 +232,7 @@ def _json_rows(file: Iterable[str], name: str) -> Iterator[tuple[int, dict[str, 
                 hint='one object per line: {"key": ..., "visual": ..., "audio": ...}',
             ) from error
         if not isinstance(row, dict):
-            raise CaptionFileError(
-                f"{name}, line {line}: {type(row).__name__}, not an object", hint="mend it"
-            )
+            raise CaptionFileError(f"{name}, line {line}: {type(row).__name__}, not an object", hint="fix it")
         yield line, row
 
 

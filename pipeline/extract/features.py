@@ -138,7 +138,7 @@ def _check_values(array: NDArray[np.float32], tap: str, dtype: str) -> None:
     """Raises `FeatureError` for values that are not finite, or too large for the number format of the store."""
     wrong = not_finite(array)
     if wrong:
-        raise FeatureError(f"{tap} has values not finite: {wrong} of {array.size}", hint="mend the features")
+        raise FeatureError(f"{tap} has values not finite: {wrong} of {array.size}", hint="fix the features")
     largest = float(np.abs(array).max(initial=0.0))
     if dtype in ("float16", "int8") and largest > float(np.finfo(np.float16).max):
         raise FeatureError(
@@ -172,7 +172,7 @@ def features_of(recipes: Sequence[Recipe], given: Mapping[str, Path], key: str) 
     if unknown:
         raise FeatureError(
             f"this run reads no imported {', '.join(unknown)}",
-            hint=f"it reads {', '.join(dtypes)}" if dtypes else "leave --features away",
+            hint=f"it reads {', '.join(dtypes)}" if dtypes else "leave out --features",
         )
     missing = [tap for tap in dtypes if tap not in given]
     if missing:

@@ -1,4 +1,4 @@
-"""The command as a process: exit status, version, and text that cannot drive the terminal."""
+"""The command as a process: exit status, version, and text that cannot control the terminal."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def test_a_missing_data_set_is_status_1_without_traceback(tmp_path: Path) -> Non
     assert not (tmp_path / "home").exists()
 
 
-def test_a_file_in_the_place_of_the_home_is_said_without_traceback(tmp_path: Path) -> None:
+def test_a_file_in_place_of_the_home_is_an_error_without_traceback(tmp_path: Path) -> None:
     (tmp_path / "clips").mkdir()
     (tmp_path / "clips" / "a.mp4").write_bytes(b"")
     for taken in ("file", "file/below"):
@@ -88,7 +88,7 @@ def test_json_is_valid_whatever_stdout_can_encode(tmp_path: Path, monkeypatch: p
     assert json.loads(result.stdout)[0]["media"] == "\u00fcn\u65e5.mp4"
 
 
-def test_a_table_in_a_file_ends_its_lines_with_text(capsys: pytest.CaptureFixture[str]) -> None:
+def test_printed_tables_have_no_trailing_blanks(capsys: pytest.CaptureFixture[str]) -> None:
     print_table(["name", "clips", "note"], [["a", 3, ""], ["long name", 12, "x"]], title="what")
     lines = capsys.readouterr().out.splitlines()
     assert [line.split() for line in lines] == [
@@ -100,19 +100,5 @@ def test_a_table_in_a_file_ends_its_lines_with_text(capsys: pytest.CaptureFixtur
     assert not any(line != line.rstrip() for line in lines)
 
 
-def test_untrusted_text_cannot_drive_the_terminal() -> None:
+def test_untrusted_text_cannot_control_the_terminal() -> None:
     assert printable("a\x1b[2Jb\nc\x07") == "a\\x1b[2Jb\\x0ac\\x07"
-
-
-def test_the_next_step_after_captions_is_the_task_of_the_data_set() -> None:
-    from caeav.cli.stage import train_step
-
-    tasks = {
-        "ave": "ave",
-        "synthetic": "ave",
-        "llp": "avvp",
-        "synthetic-avs-ms3": "avs-ms3",
-        "music-avqa": "avqa",
-    }
-    for dataset, task in tasks.items():
-        assert train_step(dataset, None) == f"caeav train --task {task} --dataset {dataset}"

@@ -1,4 +1,4 @@
-"""How the command speaks and ends: text that steers nothing, questions, JSON, and which exit status is said."""
+"""What the command prints and how it ends: text that controls no terminal, questions, JSON, exit statuses."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import typer
+from commands import Terminal
 from typer.testing import CliRunner
 
 import caeav.cli as cli
@@ -21,12 +22,7 @@ from caeav.cli.doctor import Check
 from caeav.manifests.core.errors import CaeavError
 
 
-class Terminal(io.StringIO):
-    def isatty(self) -> bool:
-        return True
-
-
-def test_what_is_said_keeps_its_lines_and_steers_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+def test_messages_keep_their_lines_and_control_no_terminal(capsys: pytest.CaptureFixture[str]) -> None:
     say("one\ntwo \x1b[2J\t\x9b\u2028é日")
     shown = capsys.readouterr()
     assert shown.out == "" and shown.err == "one\ntwo \\x1b[2J\\x09\\x9b\\x2028é日\n"
@@ -44,7 +40,7 @@ def test_only_a_yes_is_a_yes(answer: str, taken: bool, monkeypatch: pytest.Monke
 
 
 @pytest.mark.parametrize("streams", [("stdin",), ("stderr",), ()])
-def test_nobody_is_asked_where_nobody_can_answer(
+def test_no_question_is_asked_without_a_terminal(
     streams: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in ("stdin", "stderr"):
@@ -64,7 +60,7 @@ def test_nobody_is_asked_where_nobody_can_answer(
         ("utf-8", "two\nlines", False),
     ],
 )
-def test_json_is_escaped_where_it_would_steer_or_cannot_be_written(
+def test_json_is_escaped_where_it_would_control_a_terminal_or_cannot_be_encoded(
     encoding: str, value: str, escaped: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     data = io.BytesIO()
@@ -78,19 +74,19 @@ def test_json_is_escaped_where_it_would_steer_or_cannot_be_written(
         print_json(float("nan"))
 
 
-def test_a_table_shows_what_it_is_given_and_cuts_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_table_shows_its_cells_whole_and_escaped(capsys: pytest.CaptureFixture[str]) -> None:
     long = "x" * 150
     print_table(("what", "n"), [("[red]a[/red] \x1b", 1.23456), (long, 20)])
     head, first, second = capsys.readouterr().out.splitlines()
     assert first.split() == ["[red]a[/red]", "\\x1b", "1.235"]
     assert second.split() == [long, "20"]
-    assert len(head) == len(first) == len(second) + 0  # numbers end in one column
+    assert len(head) == len(first) == len(second)  # numbers end in one column
     print_table(("what", "why"), [("a", "word " * 40)])
     assert len(capsys.readouterr().out.splitlines()) == 2  # a file has room for a sentence
 
 
-def ended(monkeypatch: pytest.MonkeyPatch, run: Callable[[], None]) -> object:
-    """Exit status of `main` when the command does this."""
+def status_of_main(monkeypatch: pytest.MonkeyPatch, run: Callable[[], None]) -> object:
+    """Exit status of `main` when the command is `run`."""
     monkeypatch.setattr(cli, "settle_in", lambda: None)
     monkeypatch.setattr(app, "run", run)
     with pytest.raises(SystemExit) as left:
@@ -98,7 +94,7 @@ def ended(monkeypatch: pytest.MonkeyPatch, run: Callable[[], None]) -> object:
     return left.value.code
 
 
-def leaves(error: BaseException) -> Callable[[], None]:
+def raising(error: BaseException) -> Callable[[], None]:
     def run() -> None:
         raise error
 
@@ -109,39 +105,39 @@ def leaves(error: BaseException) -> Callable[[], None]:
     ("error", "status"),
     [(SystemExit(1), 1), (SystemExit(3), 3), (SystemExit(None), None), (KeyboardInterrupt(), 130)],
 )
-def test_the_status_is_the_command_s_own(
+def test_the_exit_status_is_that_of_the_command(
     error: BaseException, status: int | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(surroundings, "_ended_by", signal.SIGINT)
-    assert ended(monkeypatch, leaves(error)) == status
+    assert status_of_main(monkeypatch, raising(error)) == status
 
 
-def test_done_is_0_and_a_term_is_143(
+def test_success_is_status_0_and_sigterm_is_143(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert ended(monkeypatch, lambda: None) == 0
+    assert status_of_main(monkeypatch, lambda: None) == 0
     was = signal.getsignal(signal.SIGTERM)
     monkeypatch.setattr(surroundings, "_ended_by", signal.SIGINT)
     try:
-        status = ended(monkeypatch, lambda: surroundings._stop(signal.SIGTERM, None))
+        status = status_of_main(monkeypatch, lambda: surroundings._stop(signal.SIGTERM, None))
         assert status == 143 and signal.getsignal(signal.SIGTERM) == signal.SIG_IGN
     finally:
         signal.signal(signal.SIGTERM, was)
     assert "what is finished is kept" in capsys.readouterr().err
 
 
-def test_a_result_that_finds_no_room_is_status_1(
+def test_a_result_that_cannot_be_written_is_status_1(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def full(status: object) -> object:
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(cli, "finished_status", full)
-    assert ended(monkeypatch, lambda: None) == 1
+    assert status_of_main(monkeypatch, lambda: None) == 1
     assert "the result cannot be written" in capsys.readouterr().err
 
 
-def test_a_term_that_is_ignored_goes_on_being_ignored(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_ignored_sigterm_stays_ignored(monkeypatch: pytest.MonkeyPatch) -> None:
     was = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
         for held, then in ((signal.SIG_IGN, signal.SIG_IGN), (signal.SIG_DFL, surroundings._stop)):
@@ -153,12 +149,7 @@ def test_a_term_that_is_ignored_goes_on_being_ignored(monkeypatch: pytest.Monkey
             signal.signal(number, handler)
 
 
-class Gone(io.StringIO):
-    def flush(self) -> None:
-        raise BrokenPipeError
-
-
-def test_results_that_nobody_reads_are_status_141_whatever_the_command_says(
+def test_results_that_nobody_reads_are_status_141_whatever_the_command_returns(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     read, write = surroundings.os.pipe()
@@ -172,18 +163,18 @@ def test_results_that_nobody_reads_are_status_141_whatever_the_command_says(
 
 
 def run_with(monkeypatch: pytest.MonkeyPatch, error: BaseException) -> int | str | None:
-    monkeypatch.setattr(app, "command", lambda: leaves(error))
+    monkeypatch.setattr(app, "command", lambda: raising(error))
     with pytest.raises(SystemExit) as left:
         app.run()
     return left.value.code
 
 
-def test_errors_a_user_can_act_on_are_status_1_and_others_pass(
+def test_errors_a_user_can_act_on_are_status_1_and_others_are_raised(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run_with(monkeypatch, CaeavError("no such thing", hint="do that")) == 1
     assert capsys.readouterr().err == "error: no such thing\n  next: do that\n"
-    for number, said in (
+    for number, hint in (
         (errno.ENOSPC, "make room on that disk"),
         (errno.EDQUOT, "within your quota"),
         (errno.EACCES, "get permission"),
@@ -196,15 +187,15 @@ def test_errors_a_user_can_act_on_are_status_1_and_others_pass(
         (errno.EMFILE, "ulimit -n"),
     ):
         assert run_with(monkeypatch, OSError(number, "it failed", str(Path("x")))) == 1
-        told = capsys.readouterr().err
-        assert said in told and "run the same command again" in told and "it failed" in told
-    monkeypatch.setattr(app, "command", lambda: leaves(OSError(errno.EIO, "broken")))
+        shown = capsys.readouterr().err
+        assert hint in shown and "run the same command again" in shown and "it failed" in shown
+    monkeypatch.setattr(app, "command", lambda: raising(OSError(errno.EIO, "broken")))
     with pytest.raises(OSError, match="broken"):
         app.run()
 
 
 @pytest.mark.parametrize(("status", "code"), [("ok", 0), ("absent", 0), ("problem", 1)])
-def test_doctor_ends_with_1_for_a_problem_alone(
+def test_doctor_exits_with_1_only_for_a_problem(
     status: str, code: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     checks = [Check("python", "ok", "3"), Check("thing", status, "how it is")]  # type: ignore[arg-type]
@@ -214,11 +205,11 @@ def test_doctor_ends_with_1_for_a_problem_alone(
     for extra in ([], ["--json"]):
         result = CliRunner().invoke(commands, extra)
         assert result.exit_code == code
-        assert ("to put right: thing" in result.stderr) is bool(code)
+        assert ("to fix: thing" in result.stderr) is bool(code)
     assert json.loads(result.stdout)[1] == {"about": "thing", "status": status, "detail": "how it is"}
 
 
-def test_width_is_the_terminal_s_own_there(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_table_on_a_terminal_has_its_width(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[object] = []
     monkeypatch.setattr(console, "Console", lambda **kw: seen.append(kw["width"]) or real(**kw))
     from rich.console import Console as real
@@ -228,7 +219,7 @@ def test_width_is_the_terminal_s_own_there(monkeypatch: pytest.MonkeyPatch) -> N
     assert seen[0] is None
 
 
-def test_the_number_of_a_closed_stream_is_taken_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_closed_stream_is_opened_on_devnull(monkeypatch: pytest.MonkeyPatch) -> None:
     opened: list[tuple[object, ...]] = []
 
     def fstat(number: int) -> None:

@@ -1,4 +1,4 @@
-"""A data set as a command gets it, what the home remembers being given: what is said, asked, read and remembered."""
+"""A data set as a command loads it, the home's memory being given: what is reported, asked, read, remembered."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from caeav.manifests.remembered import ResolvedDataset
 MADE = Manifest("mine", 10, 1.0, (), ())
 
 
-class Seen:
+class Calls:
     def __init__(self) -> None:
         self.resolved = ResolvedDataset("arg", "called", Source(None, None, 7, 0.5, None), Path("/root"))
         self.loads: list[tuple[Any, ...]] = []
@@ -27,8 +27,8 @@ class Seen:
 
 
 @pytest.fixture
-def seen(monkeypatch: pytest.MonkeyPatch) -> Seen:
-    found = Seen()
+def calls(monkeypatch: pytest.MonkeyPatch) -> Calls:
+    found = Calls()
 
     def load_dataset(*args: Any, **options: Any) -> Manifest:
         found.loads.append((args, options))
@@ -45,16 +45,16 @@ def seen(monkeypatch: pytest.MonkeyPatch) -> Seen:
     return found
 
 
-def changed(seen: Seen, *changes: str) -> None:
-    seen.resolved = ResolvedDataset(
-        "arg", "called", seen.resolved.source, Path("/root"), ("taken from x",), changes
+def changed(calls: Calls, *changes: str) -> None:
+    calls.resolved = ResolvedDataset(
+        "arg", "called", calls.resolved.source, Path("/root"), ("taken from x",), changes
     )
 
 
-def test_it_is_read_as_it_is_remembered_and_called_as_it_was_typed(seen: Seen, tmp_path: Path) -> None:
+def test_a_data_set_is_read_as_remembered_and_named_as_typed(calls: Calls, tmp_path: Path) -> None:
     loaded = datasets.load("typed", Source(), Home(tmp_path), KEEPS)
-    assert (loaded.manifest, loaded.called, loaded.source) == (MADE, "typed", seen.resolved.source)
-    [(args, options)] = seen.loads
+    assert (loaded.manifest, loaded.called, loaded.source) == (MADE, "typed", calls.resolved.source)
+    [(args, options)] = calls.loads
     assert args == ("arg", Path("/root"), Home(tmp_path))
     assert options == {
         "dataset": "called",
@@ -67,45 +67,45 @@ def test_it_is_read_as_it_is_remembered_and_called_as_it_was_typed(seen: Seen, t
     assert datasets.load("", Source(), Home(tmp_path), KEEPS).called == "called"
 
 
-def test_a_manifest_that_was_built_is_read_as_it_is(seen: Seen, tmp_path: Path) -> None:
-    seen.resolved = ResolvedDataset("arg", "called", seen.resolved.source, built=True)
+def test_a_built_manifest_is_read_unchanged(calls: Calls, tmp_path: Path) -> None:
+    calls.resolved = ResolvedDataset("arg", "called", calls.resolved.source, built=True)
     datasets.load("typed", Source(), Home(tmp_path), LOOKS)
-    assert seen.loads[0][1].keys() == {"dataset", "lengths"}
+    assert calls.loads[0][1].keys() == {"dataset", "lengths"}
 
 
 @pytest.mark.parametrize(("does", "remembered"), [(LOOKS, []), (KEEPS, [False]), (IS_LAST, [True])])
-def test_what_only_looks_is_not_remembered_and_only_extracting_makes_it_the_last(
-    seen: Seen, tmp_path: Path, does: str, remembered: list[bool]
+def test_looking_is_not_remembered_and_only_extracting_makes_it_the_last(
+    calls: Calls, tmp_path: Path, does: str, remembered: list[bool]
 ) -> None:
     datasets.load("typed", Source(), Home(tmp_path), does)
-    assert seen.remembered == remembered and seen.said == []
+    assert calls.remembered == remembered and calls.said == []
 
 
-def test_a_change_is_said_where_it_is_only_looked_at(seen: Seen, tmp_path: Path) -> None:
-    changed(seen, "labels a instead of b", "stride 1 instead of 2")
+def test_a_command_that_only_looks_reports_a_change(calls: Calls, tmp_path: Path) -> None:
+    changed(calls, "labels a instead of b", "stride 1 instead of 2")
     datasets.load("typed", Source(), Home(tmp_path), LOOKS)
-    assert seen.said == [
+    assert calls.said == [
         "taken from x",
-        "note: labels a instead of b; stride 1 instead of 2; only this command looks at it so",
+        "note: labels a instead of b; stride 1 instead of 2; only this command uses it",
     ]
 
 
-def test_a_change_is_refused_before_anything_is_read_unless_it_is_asked_for(
-    seen: Seen, tmp_path: Path
+def test_a_change_is_refused_before_anything_is_read_unless_relabel_is_given(
+    calls: Calls, tmp_path: Path
 ) -> None:
-    changed(seen, "a", "b")
+    changed(calls, "a", "b")
     with pytest.raises(CaeavError, match=r"^a; b\n.*--relabel"):
         datasets.load("typed", Source(), Home(tmp_path), IS_LAST)
-    assert seen.loads == [] and seen.remembered == []
+    assert calls.loads == [] and calls.remembered == []
     datasets.load("typed", Source(), Home(tmp_path), IS_LAST, relabel=True)
-    assert seen.said[-1] == "a; b: taken, as --relabel says" and seen.remembered == [True]
+    assert calls.said[-1] == "a; b: used from now on, as --relabel says" and calls.remembered == [True]
 
 
 @pytest.mark.parametrize("answer", [True, False])
-def test_somebody_at_the_terminal_is_asked(
-    seen: Seen, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, answer: bool
+def test_a_change_is_confirmed_at_a_terminal(
+    calls: Calls, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, answer: bool
 ) -> None:
-    changed(seen, "a")
+    changed(calls, "a")
     monkeypatch.setattr(datasets, "is_terminal", lambda: True)
     monkeypatch.setattr(datasets.typer, "confirm", lambda text, err: answer and err)
     if answer:
@@ -113,28 +113,28 @@ def test_somebody_at_the_terminal_is_asked(
     else:
         with pytest.raises(CaeavError, match="--relabel"):
             datasets.load("typed", Source(), Home(tmp_path), KEEPS)
-    assert seen.said[-1] == "a" and len(seen.loads) == int(answer)
+    assert calls.said[-1] == "a" and len(calls.loads) == int(answer)
 
 
-def test_a_name_is_one_of_which_something_was_made(
-    seen: Seen, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_name_needs_a_store_of_that_data_set(
+    calls: Calls, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     home = Home(tmp_path)
     monkeypatch.setattr(
         datasets, "dataset_name", lambda home, dataset, same: "ave" if dataset in ("", "d/x y") else dataset
     )
-    with pytest.raises(CaeavError, match=r"nothing was made of ave in .* yet") as raised:
+    with pytest.raises(CaeavError, match=r"there is no store of ave in .* yet") as raised:
         datasets.name("", home)
     assert raised.value.hint == f"caeav extract --dataset ave --home {tmp_path}"
-    with pytest.raises(CaeavError, match="nothing was made of d/x y in") as raised:
+    with pytest.raises(CaeavError, match="there is no store of d/x y in") as raised:
         datasets.name("d/x y", home)
     assert "--dataset 'd/x y'" in raised.value.hint
-    assert datasets.name("other", home) == "other" and seen.said == []
+    assert datasets.name("other", home) == "other" and calls.said == []
     (home.stores / "ave").mkdir(parents=True)
-    assert datasets.name("d/x y", home) == "ave" and seen.said == []
+    assert datasets.name("d/x y", home) == "ave" and calls.said == []
     assert datasets.name("", home) == "ave"
-    assert seen.said == [f"data set ave, the one last extracted in {tmp_path}"]
+    assert calls.said == [f"data set ave, the one last extracted in {tmp_path}"]
 
 
-def test_the_options_say_where_the_media_lies_and_how_it_is_cut() -> None:
+def test_options_become_a_source() -> None:
     assert source(Path("r"), None, 4, 0.5, 2.0) == Source(Path("r"), None, 4, 0.5, 2.0)

@@ -1,4 +1,4 @@
-"""What the demo says of its scores: no more than so few clips can show, and never nothing when they look wrong."""
+"""What the demo says about its scores: no more than so few clips can show, and an explanation of odd ones."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def result(test: float, low: float, high: float, clips: int = 9) -> dict[str, An
 
 
 def test_a_small_demo_says_what_it_shows_and_why_full_is_not_first() -> None:
-    """The case of 60 clips: 62 % with everything, 79 % by sound alone, on 9 clips."""
+    """The case of 60 clips: 62 % with everything, 79 % with audio alone, on 9 clips."""
     runs = {
         "full": result(62.2, 36.7, 84.4),
         "audio": result(78.9, 65.6, 91.1),
@@ -52,7 +52,7 @@ def test_intervals_that_are_apart_are_not_called_overlapping(low: float, high: f
     assert what_it_shows(runs)[-1].endswith("their intervals do not overlap.")
 
 
-def test_with_many_clips_and_full_first_only_what_it_is_is_said() -> None:
+def test_with_many_clips_and_full_first_only_the_general_remarks_are_printed() -> None:
     runs = {"full": result(80, 75, 85, 80), "audio": result(60, 55, 65, 80), "visual": result(60, 55, 65, 80)}
     assert len(what_it_shows(runs)) == 2 and "'classic'" in " ".join(what_it_shows(runs))
 
@@ -75,7 +75,9 @@ def test_a_step_that_fails_ends_the_demo(status: int, monkeypatch: pytest.Monkey
     assert demo._step(["extract"]) >= 0
 
 
-def test_every_step_is_of_the_demo_s_home_and_seed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_every_step_uses_the_home_and_seed_of_the_demo(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     steps: list[list[str]] = []
     monkeypatch.setattr(demo, "_step", lambda arguments: steps.append(arguments) or 1.0)
     made = {name: {**result(50, 40, 60), "run": f"run-{name}", "recipe": name} for name in demo.RECIPES}
@@ -86,19 +88,8 @@ def test_every_step_is_of_the_demo_s_home_and_seed(monkeypatch: pytest.MonkeyPat
     home = str(tmp_path / "demo")
     assert all(step[-2:] == ["--home", home] for step in steps)
     assert [step[0] for step in steps] == [
-        *(
-            "synthesise",
-            "manifest",
-            "extract",
-            "caption",
-            "store",
-            "train",
-            "train",
-            "train",
-            "eval",
-            "predict",
-            "report",
-        )
+        *("synthesise", "manifest", "extract", "caption", "store"),
+        *("train", "train", "train", "eval", "predict", "report"),
     ]
     assert steps[0][1:5] == ["--clips", "77", "--seed", "5"]
     trained = [step for step in steps if step[0] == "train"]

@@ -1,4 +1,4 @@
-"""What doctor says of this machine: what it says of weights agrees with `caeav models ls`."""
+"""What doctor tells about this machine: weights, packages, devices and decoders."""
 
 from __future__ import annotations
 
@@ -11,10 +11,11 @@ import pytest
 
 from caeav.cli import doctor
 from caeav.manifests.core.errors import CaeavError
+from caeav.pipeline.media import torchcodec as torchcodec_decoder
 from caeav.pipeline.media.registry import decoders
 
 
-def test_it_says_of_every_model_where_its_weights_are(
+def test_doctor_says_where_the_weights_of_every_model_are(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
@@ -25,7 +26,7 @@ def test_it_says_of_every_model_where_its_weights_are(
     assert audio == "not needed: classic; give a file: yamnet, hts-at; to pull: clap"
 
 
-def test_it_looks_for_everything_the_program_depends_on() -> None:
+def test_doctor_checks_every_dependency() -> None:
     project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"]
     said = {check.about: check.status for check in doctor._packages()}
     needed = [re.split(r"[<>=]", text)[0] for text in project["dependencies"]]
@@ -34,7 +35,7 @@ def test_it_looks_for_everything_the_program_depends_on() -> None:
     assert said.keys() - set(needed) == set(doctor.OPTIONAL)
 
 
-def test_a_torch_that_does_not_load_is_a_line_of_the_report(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_torch_that_does_not_load_is_reported_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "torch", None)
     [check] = doctor._devices()
     assert (check.about, check.status) == ("devices", "problem")
@@ -42,7 +43,7 @@ def test_a_torch_that_does_not_load_is_a_line_of_the_report(monkeypatch: pytest.
 
 
 @pytest.mark.parametrize("name", ["torchcodec", "decord"])
-def test_a_decoder_that_cannot_be_used_is_no_problem_and_says_why(
+def test_an_unusable_optional_decoder_is_reported_as_absent_with_the_reason(
     name: str, tmp_path: Path, repository: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """torchcodec without the system's FFmpeg raises RuntimeError when it is imported, decord is not installed."""
@@ -56,10 +57,8 @@ def test_a_decoder_that_cannot_be_used_is_no_problem_and_says_why(
     assert f"; install caeav[{name}]" in check.detail and check.detail.endswith("or use --decoder pyav")
 
 
-def test_a_library_that_is_not_there_is_told_in_a_line(monkeypatch: pytest.MonkeyPatch) -> None:
-    """torchcodec tells pages: it tries a build a version of FFmpeg, and one that fails otherwise is the reason."""
-    from caeav.pipeline.media import torchcodec as with_torchcodec
-
+def test_a_missing_library_is_reported_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    """torchcodec writes pages: it tries one build per version of FFmpeg; a build that fails otherwise is the reason."""
     missing = "OSError: libavutil.so.{}: cannot open shared object file: No such file or directory\n"
     head = "Could not load libtorchcodec. Likely causes:\n  1. FFmpeg\n"
     wrapped = "OSError: Could not load this library: /x/libtorchcodec_core8.so\n"
@@ -69,10 +68,10 @@ def test_a_library_that_is_not_there_is_told_in_a_line(monkeypatch: pytest.Monke
         (head + missing.format(60) + wrapped + broken, "/x/libtorchcodec_core7.so: undefined symbol: _ZN3c10"),
         ("No module named 'torchcodec'", "No module named 'torchcodec'"),
     ):  # fmt: skip
-        assert with_torchcodec._load_error(RuntimeError(text)) == why
+        assert torchcodec_decoder._load_error(RuntimeError(text)) == why
 
 
-def test_a_decoder_that_is_not_installed_is_named_before_its_version_is_asked(
+def test_a_decoder_that_is_not_installed_is_refused_with_how_to_install_it(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setitem(sys.modules, "torchcodec", None)

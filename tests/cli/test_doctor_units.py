@@ -1,4 +1,4 @@
-"""What doctor calls a problem, check by check; and what the catalogue finds by a name."""
+"""What doctor calls a problem, check by check, and what the catalogue finds by name."""
 
 from __future__ import annotations
 
@@ -45,15 +45,15 @@ def measured(
     return info
 
 
-def test_what_a_decoder_gives_of_the_sample_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_a_decoder_makes_of_the_sample_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
     good = measured((60, 120, 180), 440, monkeypatch)
     assert good == {"version": "v1", "frames": 3, "samples": 48_000, "hz": 440}
     for levels in ((180, 120, 60), (120, 60, 180), (60, 60, 180), (60, 180, 180)):
         assert "wrong order or shade" in measured(levels, 440, monkeypatch)["problem"]
     assert "comes out as 220 Hz" in measured((60, 120, 180), 220, monkeypatch)["problem"]
     assert "comes out as 450 Hz" in measured((60, 120, 180), 450, monkeypatch)["problem"]
-    assert measured((60, 120, 180), 440, monkeypatch, frames=None) == {"problem": "no pictures came out"}
-    assert measured((60, 120, 180), 440, monkeypatch, wave=None) == {"problem": "no sound came out"}
+    assert measured((60, 120, 180), 440, monkeypatch, frames=None) == {"problem": "no frames came out"}
+    assert measured((60, 120, 180), 440, monkeypatch, wave=None) == {"problem": "no audio came out"}
 
 
 def outcome(monkeypatch: pytest.MonkeyPatch, name: str, reason: str = "", **info: Any) -> doctor.Check:
@@ -75,16 +75,16 @@ def outcome(monkeypatch: pytest.MonkeyPatch, name: str, reason: str = "", **info
     return doctor._decoder(name, Path("x"))
 
 
-def test_only_the_default_decoder_has_to_be_there(monkeypatch: pytest.MonkeyPatch) -> None:
-    failed = outcome(monkeypatch, doctor.DEFAULT_DECODER, "broken\n  next: mend it\nmore")
-    assert (failed.status, failed.detail) == ("problem", "broken; mend it") and "(default)" in failed.about
+def test_only_the_default_decoder_is_required(monkeypatch: pytest.MonkeyPatch) -> None:
+    failed = outcome(monkeypatch, doctor.DEFAULT_DECODER, "broken\n  next: fix it\nmore")
+    assert (failed.status, failed.detail) == ("problem", "broken; fix it") and "(default)" in failed.about
     assert outcome(monkeypatch, "decord", "not installed").status == "absent"
-    assert outcome(monkeypatch, "decord", problem="no sound came out").status == "problem"
+    assert outcome(monkeypatch, "decord", problem="no audio came out").status == "problem"
     fine = outcome(monkeypatch, "decord", version="v", frames=3, samples=48_000, hz=440)
     assert (fine.status, fine.detail) == ("ok", "v; sample: 3 frames, 48000 samples")
 
 
-def test_bytes_of_a_clip_are_those_of_its_segments_and_of_a_text_its_own() -> None:
+def test_bytes_per_clip_count_every_segment_but_a_text_once() -> None:
     taps = (Tap("a", 4, 3), Tap("b", 1, 5))
     row = ModelFacts("m", "visual backbone", "", "", taps)
     assert (row.bytes_a_clip(), row.bytes_a_clip(2)) == (2 * 10 * 17, 2 * 2 * 17)

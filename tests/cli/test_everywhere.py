@@ -28,23 +28,24 @@ def own_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CAEAV_HOME", str(tmp_path / "home"))
 
 
-def leaves(command: object, path: str = "caeav") -> list[tuple[str, object]]:
+def leaf_commands(command: object, path: str = "caeav") -> list[tuple[str, object]]:
     below = getattr(command, "commands", None)
     if below is None:
         return [(path, command)]
-    return [found for name, inner in below.items() for found in leaves(inner, f"{path} {name}")]
+    return [found for name, inner in below.items() for found in leaf_commands(inner, f"{path} {name}")]
 
 
-def test_every_command_takes_them_and_no_option_means_two_things() -> None:
-    found = leaves(add_common(typer.main.get_command(app.build())))
+def test_every_command_has_the_common_options_and_none_twice() -> None:
+    found = leaf_commands(add_common(typer.main.get_command(app.build())))
     assert len(found) > 25
     for path, command in found:
         names = [name for parameter in command.params for name in parameter.opts]  # type: ignore[attr-defined]
         assert {"-q", "-v", "--quiet", "--verbose", "--log-file"} <= set(names), path
         assert len(names) == len(set(names)), path
+    assert everywhere.HELP == ("-h", "--help")
 
 
-def test_quiet_shows_results_and_how_much_was_not_said(tmp_path: Path) -> None:
+def test_quiet_shows_results_and_counts_the_hidden_remarks(tmp_path: Path) -> None:
     loud = caeav("store", "ls", cwd=tmp_path)
     quiet = caeav("store", "ls", "-q", "--log-file", "logs/all.txt", cwd=tmp_path)
     assert "no store in" in loud.stderr and "no store in" not in quiet.stderr
@@ -61,7 +62,7 @@ def test_errors_are_never_hidden_and_verbose_says_where_they_arose(tmp_path: Pat
     assert "find_run" in verbose.stderr and all(line.startswith("[") for line in verbose.stderr.splitlines())
 
 
-def test_an_option_that_is_a_setting_is_named(tmp_path: Path) -> None:
+def test_an_option_that_is_a_setting_is_refused_with_its_path(tmp_path: Path) -> None:
     for option, path in (("--epochs", "training.epochs"), ("--batch-size", "training.batch_size")):
         refused = caeav("train", option, "3", cwd=tmp_path)
         assert refused.returncode == 2 and f"--set {path}=VALUE" in refused.stderr
@@ -69,7 +70,7 @@ def test_an_option_that_is_a_setting_is_named(tmp_path: Path) -> None:
     assert "--set" not in caeav("store", "ls", "--epochs", cwd=tmp_path).stderr
 
 
-def test_a_bar_is_passed_on_and_kept_nowhere(tmp_path: Path) -> None:
+def test_a_progress_bar_is_shown_but_not_logged(tmp_path: Path) -> None:
     shown = io.StringIO()
     remarks = Remarks(shown)
     remarks.log_to(tmp_path / "log")
@@ -96,7 +97,6 @@ def test_a_log_file_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(CaeavError, match="name a file in a folder"):
         Remarks(io.StringIO()).log_to(tmp_path / "file" / "log")
-    assert everywhere.HELP == ("-h", "--help")
 
 
 def test_config_lists_settings_with_defaults_and_meaning(tmp_path: Path) -> None:
@@ -122,6 +122,6 @@ def test_settings_of_every_task_have_pages_that_exist(task: str, repository: Pat
 
 
 def test_meanings_end_where_the_next_begins() -> None:
-    told = meanings(CasteConfig)
-    assert told["topk_ratio"] == "share of the tokens that are enriched."
-    assert told["map_rank"].startswith("rank of the four")
+    found = meanings(CasteConfig)
+    assert found["topk_ratio"] == "share of the tokens that are enriched."
+    assert found["map_rank"].startswith("rank of the four")

@@ -1,4 +1,4 @@
-"""`caeav extract` for several stores at once, in slices, on devices: what is asked for, made and told."""
+"""`caeav extract` for several stores at once, in slices and in other number formats."""
 
 from __future__ import annotations
 
@@ -7,10 +7,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from typer import Typer
-from typer.testing import CliRunner
+from commands import invoke
 
-import caeav.cli.extract
+from caeav.cli import extract
 from caeav.manifests.core.errors import CaeavError
 from caeav.manifests.synthetic import SyntheticOptions, synthesise
 from caeav.pipeline.store import StoreReader
@@ -24,10 +23,9 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def command(made: Path, home: Path, *more: str) -> tuple[int, str, str]:
-    app = Typer()
-    caeav.cli.extract.register(app)
-    given = ["--dataset", "synthetic", "--root", str(made), "--home", str(home), "--workers", "2", *more]
-    result = CliRunner().invoke(app, given)
+    """Exit status, standard output, and the error with standard error."""
+    place = ("--dataset", "synthetic", "--root", made, "--home", home, "--workers", 2)
+    result = invoke([extract], "extract", *place, *more)
     error = str(result.exception) if isinstance(result.exception, CaeavError) else ""
     return result.exit_code, result.stdout, error + result.stderr
 
@@ -87,7 +85,7 @@ def test_number_formats_read_back_as_floats_from_both_backends(
         (("--visual", "classic", "--set", "visual2.size=3"), "sets nothing"),
     ],
 )
-def test_what_makes_no_sense_is_refused(
+def test_invalid_options_are_refused(
     made: Path, tmp_path: Path, arguments: tuple[str, ...], words: str
 ) -> None:
     code, _, error = command(made, tmp_path, *arguments)

@@ -1,4 +1,4 @@
-"""`--dry-run` and `--limit`: what a run would be, and a small one of its own."""
+"""`--dry-run` and `--limit`: what a run would take, and a small run in its own name."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import typer
-from typer.testing import CliRunner, Result
+from commands import invoke
+from typer.testing import Result
 
 from caeav.cli import caption, extract, synthesise
 from caeav.manifests.core.home import Home
@@ -26,10 +26,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Home:
 
 
 def call(home: Home, *arguments: str) -> Result:
-    app = typer.Typer()
-    for module in (extract, caption, synthesise):
-        module.register(app)
-    return CliRunner().invoke(app, [*arguments, "--home", str(home.root)])
+    return invoke((extract, caption, synthesise), *arguments, "--home", home.root)
 
 
 def plan(home: Home, *arguments: str) -> dict[str, Any]:
@@ -39,7 +36,9 @@ def plan(home: Home, *arguments: str) -> dict[str, Any]:
     return found
 
 
-def test_a_small_run_shows_what_the_whole_one_takes(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_limited_run_tells_how_long_the_whole_one_takes(
+    home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(forecast, "TELLING_CLIPS", 2)
     before = plan(home, "extract", "--dataset", "synthetic", "--captions")
     tokens, captions = before["stores"]
@@ -62,7 +61,7 @@ def test_a_small_run_shows_what_the_whole_one_takes(home: Home, monkeypatch: pyt
     assert again["seconds"] == 0
 
 
-def test_the_next_command_goes_on_with_the_small_set(home: Home) -> None:
+def test_the_next_command_continues_with_the_limited_set(home: Home) -> None:
     assert call(home, "extract", "--dataset", "synthetic", "--limit", "1").exit_code == 0
     made = call(home, "caption")
     assert made.exit_code == 0 and "synthetic-first1, the one last extracted" in made.stderr
@@ -82,7 +81,7 @@ def test_bytes_follow_from_the_declared_shapes(dtype: str, size: int | None) -> 
     assert forecast.clip_bytes(forecast.Recipe("tokens", "x", fields)) == size
 
 
-def test_a_damaged_file_of_rates_is_no_rate(tmp_path: Path) -> None:
+def test_damaged_rates_are_ignored(tmp_path: Path) -> None:
     (tmp_path / forecast.RATES).write_text('{"a": 1.5, "b": -1, "c": "x", "d": NaN}')
     assert forecast.read_rates(Home(tmp_path)) == {"a": 1.5}
     (tmp_path / forecast.RATES).write_text("{")

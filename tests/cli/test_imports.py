@@ -1,4 +1,4 @@
-"""From folders of published features to a trained parser of videos and a prediction, by the commands alone."""
+"""From folders of published features to a trained video parser and a prediction, with the commands alone."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import typer
-from typer.testing import CliRunner, Result
+from commands import invoke
+from typer.testing import Result
 
 from caeav.cli import imports, predict, train
 from caeav.manifests.clip import Clip, Event, Manifest
@@ -24,7 +24,7 @@ SHAPES = {"visual.res152": (2 * T, 12), "audio.vggish": (T, 8), "motion.r2plus1d
 
 @pytest.fixture
 def home(tmp_path: Path) -> Home:
-    """16 clips of LLP's kind, known by manifest and features only: where a class is, its features are one."""
+    """16 clips as in LLP, known by manifest and features only, which are larger in the place of a clip's class."""
     home = Home(tmp_path / "home")
     rng = np.random.default_rng(0)
     clips = []
@@ -58,10 +58,7 @@ def home(tmp_path: Path) -> Home:
 
 
 def call(home: Home, *arguments: str) -> Result:
-    app = typer.Typer()
-    for module in (imports, train, predict):
-        module.register(app)
-    return CliRunner().invoke(app, [*arguments, "--home", str(home.root)])
+    return invoke((imports, train, predict), *arguments, "--home", home.root)
 
 
 def taps(root: Path, *names: str) -> list[str]:
@@ -87,7 +84,7 @@ def test_published_features_train_a_parser_with_motion_and_predict(home: Home, t
     assert "--features motion.r2plus1d=FILE.npy" in str(refused.exception)
 
 
-def test_motion_alone_is_to_be_joined_with_another_store(home: Home, tmp_path: Path) -> None:
+def test_the_next_step_joins_motion_features_with_another_store(home: Home, tmp_path: Path) -> None:
     call(
         home,
         "import",
@@ -102,28 +99,26 @@ def test_motion_alone_is_to_be_joined_with_another_store(home: Home, tmp_path: P
     assert "--set stores.tokens=frames,r2plus1d --set model.head.motion=true" in made.stdout
 
 
-def test_the_store_to_join_with_has_what_is_lacking_and_both_are_named_by_what_means_them_alone(
-    home: Home, tmp_path: Path
-) -> None:
-    def said(*arguments: str) -> str:
+def test_the_next_step_joins_the_missing_modality_by_unambiguous_names(home: Home, tmp_path: Path) -> None:
+    def joined(*arguments: str) -> str:
         made = call(home, "import", "--dataset", "mine", *arguments)
         assert made.exit_code == 0, made.output
         return made.stdout.partition("stores.tokens=")[2].split()[0]
 
-    sound, sight = (taps(tmp_path, name) for name in ("audio.vggish", "visual.res152"))
-    assert said(*sound) == "OTHER,vggish"
-    assert said(*sound, "--name", "again") == "OTHER,again"  # one that has sound too is not what is lacking
-    assert said(*sight) == "again,res152"
-    other = said(*sound, "--dtype", "float32")  # now two are called vggish
+    audio, visual = (taps(tmp_path, name) for name in ("audio.vggish", "visual.res152"))
+    assert joined(*audio) == "OTHER,vggish"
+    assert joined(*audio, "--name", "again") == "OTHER,again"  # another store of audio is not what is missing
+    assert joined(*visual) == "again,res152"
+    other = joined(*audio, "--dtype", "float32")  # now two are called vggish
     name, own = other.split(",")
     assert name == "res152" and len(list((home.stores / "mine").glob(f"tokens-vggish-{own}*"))) == 1
-    call(home, "import", "--dataset", "mine", *sound, *sight, "--name", "both")
+    call(home, "import", "--dataset", "mine", *audio, *visual, "--name", "both")
     shutil.rmtree(next((home.stores / "mine").glob("tokens-res152-*")))
-    assert said(*sound, "--name", "third") == "both:visual,third"
-    joined = said(*sound, "--name", "fourth")
+    assert joined(*audio, "--name", "third") == "both:visual,third"
+    stores = joined(*audio, "--name", "fourth")
     options = ("--task", "avvp", "--dataset", "mine", "--recipe", "none", "--set", "training.epochs=1")
     trained = call(
-        home, "train", *options, "--set", f"stores.tokens={joined}", "--set", "model.head.width=16"
+        home, "train", *options, "--set", f"stores.tokens={stores}", "--set", "model.head.width=16"
     )
     assert trained.exit_code == 0, trained.output
 
@@ -133,14 +128,14 @@ def test_a_tap_needs_a_folder(home: Home, text: str) -> None:
     assert "TAP=PATH" in str(call(home, "import", "--dataset", "mine", "--tap", text).exception)
 
 
-def test_half_of_the_clips_without_features_is_counted_and_no_success(home: Home, tmp_path: Path) -> None:
+def test_too_many_clips_without_features_are_counted_and_an_error(home: Home, tmp_path: Path) -> None:
     for i in range(0, 16, 2):
         (tmp_path / "audio.vggish" / f"id{i:02d}.npy").unlink()
     arguments = ["import", "--dataset", "mine", *taps(tmp_path, "audio.vggish")]
     made = call(home, *arguments)
     assert isinstance(made.exception, CaeavError)
     assert "8 of 16 clips are quarantined; --max-failed allows" in str(made.exception)
-    assert "mend the features and import again" in str(made.exception)
+    assert "fix the features and import again" in str(made.exception)
     assert "stored       8 of 16" in made.stdout and "8 x features: no file" in made.stdout
     assert "audio.vggish: 8 clips of 16 without features in audio.vggish" in made.stderr
     assert call(home, *arguments, "--max-failed", "8").exit_code == 0
@@ -152,6 +147,6 @@ def test_features_too_large_for_the_format_say_which_option_helps(home: Home, tm
     arguments = ["import", "--dataset", "mine", *taps(tmp_path, "audio.vggish")]
     made = call(home, *arguments)
     assert made.exit_code != 0
-    said = "16 x features: audio.vggish has values too large for float16, give --dtype bfloat16 or float32"
-    assert said in made.stdout
+    reason = "16 x features: audio.vggish has values too large for float16, give --dtype bfloat16 or float32"
+    assert reason in made.stdout
     assert call(home, *arguments, "--dtype", "bfloat16").exit_code == 0

@@ -12,14 +12,15 @@ from typing import Any
 
 import pytest
 import torch
-import typer
+from commands import invoke, refusal
+from module_files import load_module
+from random_weights import randomise
 from safetensors.torch import save_file
-from torch import Tensor, nn
-from typer.testing import CliRunner, Result
+from torch import Tensor
+from typer.testing import Result
 
 from caeav.cli import caption, evaluate, extract, predict, train
 from caeav.cli.options import live_opener
-from caeav.manifests.core.errors import CaeavError
 from caeav.manifests.core.home import Home
 from caeav.manifests.synthetic import SyntheticOptions, synthesise
 from caeav.model.train.checkpoint import CheckpointError
@@ -62,7 +63,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Home]:
     synthesise(
         folder / "synthetic", SyntheticOptions(clips=16, classes=5, seconds=4, size_px=64, fps=5), workers=1
     )
-    told = ["--dataset", "synthetic", "--root", str(folder / "synthetic"), "--workers", "1"]
+    dataset = ["--dataset", "synthetic", "--root", str(folder / "synthetic"), "--workers", "1"]
     settings = [f"audio.{key}={value}" for key, value in FRONT.items()]
     settings += [
         f"{modality}.taps=[{','.join(f'{modality}.{tap}' for tap in taps)}]"
@@ -71,8 +72,8 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Home]:
     models = ["--visual", f"timm:{SWIN}", "--visual-weights", str(tiny_swin(folder))]
     models += ["--audio", "hts-at", "--audio-weights", str(tiny_htsat(folder))]
     sets = [part for text in settings for part in ("--set", text)]
-    succeed(made, "extract", *told, *models, *sets, "--dtype", "float32")
-    succeed(made, "caption", *told)
+    succeed(made, "extract", *dataset, *models, *sets, "--dtype", "float32")
+    succeed(made, "caption", *dataset)
     yield made
     remember_at(None)
 
@@ -107,10 +108,7 @@ def tiny_swin(folder: Path) -> Path:
 def tiny_htsat(folder: Path) -> Path:
     """An HTS-AT in the published format."""
     path = Path(__file__).parents[1] / "pipeline" / "backbones" / "conftest.py"
-    spec = importlib.util.spec_from_file_location("tiny_sound", path)
-    assert spec and spec.loader
-    files = sys.modules[spec.name] = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(files)
+    files = load_module("tiny_audio", path)
     torch.manual_seed(2)
     sizes: dict[str, Any] = {"channels": 8, "depths": (2, 2, 2, 2), "heads": (2, 2, 4, 4), "window": 4}
     network = Htsat(HtsatConfig(front_end=FrontEnd(**FRONT, image_size=64), **sizes))
@@ -121,18 +119,8 @@ def tiny_htsat(folder: Path) -> Path:
     return folder / "tiny.ckpt"
 
 
-def randomise(module: nn.Module) -> None:
-    """Weights of a trained network's kind: no gate, norm or bias at its start value."""
-    for parameter in module.parameters():
-        nn.init.normal_(parameter, mean=1.0 if parameter.ndim == 1 else 0.0, std=0.15)
-
-
 def call(home: Home, *arguments: str) -> Result:
-    app = typer.Typer()
-    for module in (caption, extract, train, evaluate, predict):
-        module.register(app)
-    command, *rest = arguments
-    return CliRunner().invoke(app, [command, *rest, "--home", str(home.root)])
+    return invoke((caption, extract, train, evaluate, predict), *arguments, "--home", home.root)
 
 
 def succeed(home: Home, *arguments: str) -> Result:
@@ -140,11 +128,6 @@ def succeed(home: Home, *arguments: str) -> Result:
     if result.exit_code != 0:
         raise AssertionError(result.output) from result.exception
     return result
-
-
-def refused(result: Result) -> str:
-    assert isinstance(result.exception, CaeavError), result.output
-    return str(result.exception)
 
 
 def train_on(home: Home, *more: str) -> Result:
@@ -165,7 +148,7 @@ RAW = "stores.taps=[visual.frames,audio.windows]"
 
 
 def outputs_and_gradients(made: Experiment) -> dict[str, Tensor]:
-    """What a network of random adapters says about four clips, and how its adapters would learn from that."""
+    """Outputs of a network with random adapters for four clips, and the gradients of its adapters."""
     torch.manual_seed(5)
     model = made.build()
     randomise(model)
@@ -195,14 +178,14 @@ def test_with_gates_at_zero_the_output_is_the_frozen_backbones(home: Home) -> No
     model = made.build().eval()
     with torch.no_grad():
         found = model(made.data["val"].batch([0, 1]).to(made.device, torch.float32)).trunk
-    for store, name, given in (("visual", "norm", found.visual), ("audio", "stage4", found.audio)):
+    for modality, name, output in (("visual", "norm", found.visual), ("audio", "stage4", found.audio)):
         cached = torch.stack(
             [
-                torch.from_numpy(made.joined.tokens[0].read(key).arrays[f"{store}.{name}"].copy())
+                torch.from_numpy(made.joined.tokens[0].read(key).arrays[f"{modality}.{name}"].copy())
                 for key in made.data["val"].keys[:2]
             ]
         )
-        assert torch.allclose(given, cached, atol=1e-5 * float(cached.abs().max()))
+        assert torch.allclose(output, cached, atol=1e-5 * float(cached.abs().max()))
 
 
 @pytest.mark.parametrize(("stage", "start"), [("stage4", "visual.stage3"), ("stage1", "visual.frames")])
@@ -218,7 +201,7 @@ def test_train_eval_and_predict(home: Home, tmp_path: Path, stage: str, start: s
     media = sorted((home.root.parent / "synthetic").rglob("*.mp4"))[0]
     out = ["--out", str(tmp_path / "out"), "--device", "cpu", "--json"]
     said = json.loads(succeed(home, "predict", str(media), "--run", trained["run"], *out).stdout)
-    assert len(said["segments"] if "segments" in said else said["rows"]) == 4
+    assert len(said["segments"]) == 4
 
     claims = shutil.copytree(run, tmp_path / run.name) / "config.yaml"
     claims.write_text(claims.read_text().replace("width: 16\n", "width: 1048576\n"))
@@ -232,26 +215,26 @@ def test_a_run_holds_adapters_and_no_backbone(home: Home) -> None:
     assert names and not any("blocks" in name or "patch" in name for name in names)
 
 
-def test_what_the_stores_allow_is_said_before_anything_is_loaded(
+def test_what_the_stores_allow_is_reported_before_anything_is_loaded(
     home: Home, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("caeav.pipeline.extract.jobs.open_live", lambda *_: pytest.fail("loaded"))
     before = sorted(home.runs.iterdir()) if home.runs.is_dir() else []
     only = ["--set", "stores.taps=[visual.stage2,audio.stage2,visual.stage4,audio.stage3,audio.stage4]"]
-    said = refused(train_on(home, "--inject-from", "stage2", *only))
+    said = refusal(train_on(home, "--inject-from", "stage2", *only))
     assert "inject_from stage2 starts from visual.stage1 and audio.stage1" in said
     assert "set inject_from to stage3, which these stores allow" in said
-    nothing = refused(
+    nothing = refusal(
         train_on(home, "--inject-from", "stage1", "--set", "stores.taps=[visual.stage4,audio.stage4]")
     )
     assert "extract a store with these taps, or with visual.frames and audio.windows" in nothing
-    raw_only = refused(train_on(home, "--set", RAW))
+    raw_only = refusal(train_on(home, "--set", RAW))
     assert "the ladder needs cached stages" in raw_only
-    assert "stage9" in refused(train_on(home, "--inject-from", "stage9"))
+    assert "stage9" in refusal(train_on(home, "--inject-from", "stage9"))
     assert before == (sorted(home.runs.iterdir()) if home.runs.is_dir() else [])
 
 
-def test_the_ladder_passes_over_raw_inputs(home: Home) -> None:
+def test_the_ladder_ignores_raw_inputs(home: Home) -> None:
     config = resolve_config("ave", "full", None, SMALL, {"dataset": "synthetic"})
     made = prepare(home, config, live_opener(home))
     assert made.live is None
@@ -263,7 +246,7 @@ def test_weights_that_are_gone_are_named(home: Home) -> None:
     file = home.root.parent / "tiny.ckpt"
     away = file.rename(file.with_suffix(".away"))
     try:
-        said = refused(train_on(home, "--inject-from", "stage4"))
+        said = refusal(train_on(home, "--inject-from", "stage4"))
     finally:
         away.rename(file)
     assert "hts-at" in said and "sha256:" in said

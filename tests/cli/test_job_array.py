@@ -1,4 +1,4 @@
-"""`--slice auto`: the slice of a task in a job array, for what the batch systems put into the environment."""
+"""`--slice auto`: the slice of a task in a job array, from what batch systems put into the environment."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def test_the_tasks_of_an_array_make_every_slice_once() -> None:
         ("automatic", slurm(1, 1, 8, 8), "is not a slice"),
     ],
 )
-def test_an_unfit_array_is_refused(text: str, environ: dict[str, str], words: str) -> None:
+def test_an_unsuitable_array_is_refused(text: str, environ: dict[str, str], words: str) -> None:
     with pytest.raises(CaeavError, match=words) as refused:
         slice_of_task(text, environ)
     assert refused.value.hint

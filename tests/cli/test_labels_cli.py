@@ -1,4 +1,4 @@
-"""Own media from the command line: doubts are told where data is used, and long files are pointed to the stride."""
+"""Own media on the command line: doubts are reported where data is used, and a stride is suggested for long files."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import wave
 from pathlib import Path
 
 import pytest
+from commands import checked
 from typer.testing import CliRunner, Result
 
 from caeav.cli.app import build
@@ -26,9 +27,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def call(*arguments: object) -> Result:
-    result = CliRunner().invoke(build(), list(map(str, arguments)))
-    if isinstance(result.exception, CaeavError):
-        raise result.exception
+    result = checked(CliRunner().invoke(build(), list(map(str, arguments))))
     assert result.exit_code == 0, result.output
     return result
 
@@ -39,7 +38,7 @@ def extract(folder: Path, home: str, *more: object) -> Result:
     return call("extract", "--dataset", folder, *options, *more)
 
 
-def test_an_extraction_tells_what_names_were_taken_for_and_of_long_files(folder: Path) -> None:
+def test_an_extraction_reports_resolved_names_and_long_files(folder: Path) -> None:
     (folder / "labels.csv").write_text("file,label,split\ndog\\a,dog,train\n")
     result = extract(folder, "home")
     assert "remark: names that are not the files' paths" in result.stderr
@@ -48,7 +47,7 @@ def test_an_extraction_tells_what_names_were_taken_for_and_of_long_files(folder:
     assert "--stride-seconds 2" in result.stderr
 
 
-def test_with_a_stride_all_of_a_file_is_stored_and_nothing_is_pointed_out(folder: Path) -> None:
+def test_with_a_stride_all_of_a_file_is_stored_and_nothing_is_reported(folder: Path) -> None:
     result = extract(folder, "home", "--stride-seconds", 4, "--labels", "folders", "--json")
     assert json.loads(result.stdout)["stored"] == 3
     assert "longer_media" not in result.stderr
@@ -58,7 +57,7 @@ def test_with_a_stride_all_of_a_file_is_stored_and_nothing_is_pointed_out(folder
     assert all(row["events"][0]["label"] == "dog" for row in rows)
 
 
-def test_a_remembered_stride_is_not_pointed_out_again(folder: Path) -> None:
+def test_no_stride_is_suggested_where_one_is_remembered(folder: Path) -> None:
     extract(folder, "home", "--stride-seconds", 4)
     assert "add --stride-seconds" not in extract(folder, "home", "--audio", "none").stderr
 
@@ -71,7 +70,7 @@ def test_a_remembered_stride_is_not_pointed_out_again(folder: Path) -> None:
         "{id},0,dog,train\n",
     ],
 )
-def test_where_labels_say_which_clips_there_are_no_stride_is_advised(folder: Path, text: str) -> None:
+def test_no_stride_is_suggested_where_labels_name_the_clips(folder: Path, text: str) -> None:
     (folder / "dog" / "a.wav").rename(folder / "dog" / "AAAAAAAAAAA_000000.wav")
     (folder / "labels.csv").write_text(
         text.replace("a.wav", "AAAAAAAAAAA_000000.wav").format(id="AAAAAAAAAAA")
@@ -80,7 +79,7 @@ def test_where_labels_say_which_clips_there_are_no_stride_is_advised(folder: Pat
     assert "longer_media" in said.stdout and "--stride-seconds" not in said.stderr
 
 
-def test_what_is_remembered_can_be_taken_back(folder: Path) -> None:
+def test_remembered_options_can_be_withdrawn(folder: Path) -> None:
     (folder.parent / "l.csv").write_text("file,label\ndog/a.wav,dog\n")
     extract(folder, "home", "--stride-seconds", 4, "--labels", folder.parent / "l.csv")
     back = ("--labels", "none", "--stride-seconds", 0)

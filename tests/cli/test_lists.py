@@ -1,4 +1,4 @@
-"""`runs ls`, `store ls`, `rm` of both, and short names: what tells runs and stores apart."""
+"""`runs ls`, `store ls`, `rm` of both, and short names: what distinguishes runs and stores."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ import sys
 from pathlib import Path
 
 import pytest
-import typer
+from commands import invoke
 from tiny_home import write_tiny_home
-from typer.testing import CliRunner, Result
+from typer.testing import Result
 
 from caeav.cli import console, runs, store, train
 from caeav.cli.console import print_table
@@ -31,13 +31,10 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Home:
 
 
 def call(home: Home, *arguments: str) -> Result:
-    app = typer.Typer()
-    for module in (train, runs, store):
-        module.register(app)
-    return CliRunner().invoke(app, [*arguments, "--home", str(home.root)])
+    return invoke((train, runs, store), *arguments, "--home", home.root)
 
 
-def test_runs_say_backbones_changes_and_seeds_together(home: Home) -> None:
+def test_runs_ls_shows_backbones_settings_and_the_seeds_of_a_group(home: Home) -> None:
     listed = json.loads(call(home, "runs", "ls", "--json").stdout)
     assert [row["seed"] for row in listed] == [1, 2]
     assert listed[0]["set"] == ["model.head.width=16", "training.epochs=1"]
@@ -49,7 +46,7 @@ def test_runs_say_backbones_changes_and_seeds_together(home: Home) -> None:
     assert "model.head.width=16 training.epochs=1" in shown
 
 
-def test_stores_say_what_made_them_and_who_uses_them(home: Home) -> None:
+def test_store_ls_shows_what_made_a_store_and_which_runs_use_it(home: Home) -> None:
     listed = {Path(row["path"]).name: row for row in json.loads(call(home, "store", "ls", "--json").stdout)}
     formats = {row["format"]: row for row in listed.values() if row["kind"] == "tokens"}
     assert set(formats) == {"webdataset", "zarr"}
@@ -58,7 +55,7 @@ def test_stores_say_what_made_them_and_who_uses_them(home: Home) -> None:
     assert "made by" in call(home, "store", "ls").stdout
 
 
-def test_short_names_are_enough_where_they_fit_one(home: Home) -> None:
+def test_short_names_are_enough_where_they_are_unambiguous(home: Home) -> None:
     zarr = find_store(home.stores, "tiny", "tokens", "zarr")
     assert find_store(home.stores, "tiny", "tokens", "web") != zarr
     assert find_store(home.stores, "tiny", None, "zar") == zarr
@@ -68,9 +65,7 @@ def test_short_names_are_enough_where_they_fit_one(home: Home) -> None:
         find_store(home.stores, "tiny", "tokens", "arr")
 
 
-def test_a_store_is_removed_when_it_is_named_and_asked_for(
-    home: Home, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_store_is_removed_only_when_confirmed(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
     zarr = find_store(home.stores, "tiny", "tokens", "zarr")
     refused = call(home, "store", "rm", "tiny", "--store", "zarr")
     assert isinstance(refused.exception, CaeavError) and "--yes" in str(refused.exception) and zarr.is_dir()

@@ -8,11 +8,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-import typer
-from typer.testing import CliRunner, Result
+from commands import checked, invoke
+from typer.testing import Result
 
 from caeav.cli import datasets, manifest
-from caeav.cli import manifest as manifest_command
 from caeav.manifests.checks import check
 from caeav.manifests.clip import Clip, Event, Finding, Manifest
 from caeav.manifests.core.errors import CaeavError
@@ -43,13 +42,7 @@ def call(monkeypatch: pytest.MonkeyPatch, made: Manifest, *arguments: str) -> tu
         return datasets.Loaded(made, made.dataset, args[1])
 
     monkeypatch.setattr(manifest, "load", load)
-    app = typer.Typer()
-    manifest.register(app)
-    app.command("else")(lambda: None)
-    result = CliRunner().invoke(app, ["manifest", *arguments])
-    if isinstance(result.exception, CaeavError):
-        raise result.exception
-    return result, loaded[-1]
+    return checked(invoke([manifest], "manifest", *arguments)), loaded[-1]
 
 
 def keys(result: Result) -> list[str]:
@@ -77,7 +70,7 @@ def test_clips_are_chosen_by_split_and_key(
     assert ([found["key"]] if isinstance(found, dict) else keys(result)) == wanted
 
 
-def test_a_part_of_several_keys_lists_them(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_part_of_several_keys_selects_all_of_them(monkeypatch: pytest.MonkeyPatch) -> None:
     made = Manifest("mine", 10, 1.0, (), (clip("xa"), clip("xb"), clip("y")))
     assert keys(call(monkeypatch, made, "show", "--key", "x", "--json")[0]) == ["xa", "xb"]
 
@@ -103,7 +96,7 @@ def test_a_table_is_cut_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     assert rows[3] == ["b", "none", "2", "10", "dog;", "cat", "b.mp4"] and "more with" not in result.stderr
 
 
-def test_one_clip_in_full(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_one_clip_is_shown_in_full(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     (tmp_path / "m.mp4").touch()
     mask = np.zeros((2, 4), bool)
     mask[0, 0] = True
@@ -125,7 +118,7 @@ def test_one_clip_in_full(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> No
     assert found["media_there"] is False
 
 
-def test_build_writes_what_it_was_asked_for_and_tells_both_digests(
+def test_build_passes_its_options_on_and_prints_both_digests(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     cut = ("--labels", "folders", "--segments", "4", "--segment-seconds", "0.5", "--stride-seconds", "2")
@@ -150,9 +143,9 @@ def test_build_writes_what_it_was_asked_for_and_tells_both_digests(
 
 def printed(capsys: pytest.CaptureFixture[str], made: Manifest) -> str:
     checked = check(made)
-    manifest_command.print_counts(checked)
-    manifest_command.print_classes(checked)
-    manifest_command.print_findings(checked)
+    manifest.print_counts(checked)
+    manifest.print_classes(checked)
+    manifest.print_findings(checked)
     shown = capsys.readouterr()
     return shown.out + shown.err
 
@@ -184,7 +177,7 @@ def test_counts_of_seconds_classes_and_the_balance(capsys: pytest.CaptureFixture
     )
 
 
-def test_leaks_are_told_of_what_is_scored_alone(capsys: pytest.CaptureFixture[str]) -> None:
+def test_leaks_are_printed_for_scored_splits_only(capsys: pytest.CaptureFixture[str]) -> None:
     made = Manifest(
         "mine", 10, 1.0, (), (clip("a", "train", id="v"), clip("b", "test", id="v"), clip("c", "test"))
     )
@@ -198,7 +191,7 @@ def test_leaks_are_told_of_what_is_scored_alone(capsys: pytest.CaptureFixture[st
     assert "1 answer" in text and ["all", "1", "1", "100.0%", "(x)", "2", "1", "100.0%", "(x)"] in rows(text)
 
 
-def test_what_may_make_every_number_wrong_is_told_in_full(capsys: pytest.CaptureFixture[str]) -> None:
+def test_warnings_are_printed_in_full(capsys: pytest.CaptureFixture[str]) -> None:
     found: list[Finding] = [
         finding(code, f"w{i}", f"d{i}") for code in (WARNINGS[0], "damaged_row") for i in range(3)
     ]

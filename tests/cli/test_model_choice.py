@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from caeav.cli import options
 from caeav.cli.options import choose, choose_one, paths_of_taps
 from caeav.manifests.core.errors import CaeavError
+from caeav.manifests.core.home import Home
 from caeav.pipeline.backbones.choice import ModelChoice
 
 PARTS = {"visual": ("a", "w"), "audio": ("b", None)}
 
 
-def test_each_part_has_its_own() -> None:
+def test_each_part_gets_its_own_model() -> None:
     asked = [
         "visual.size=[192, 256]",
         "audio.hop=10",
@@ -42,7 +45,7 @@ def test_a_value_that_is_no_yaml_is_refused() -> None:
         choose(PARTS, ["visual.size=[1"])
 
 
-def test_of_one_model_keys_have_no_part() -> None:
+def test_settings_of_a_single_model_name_no_part() -> None:
     assert choose_one("a", "w", ["size=3", "name='4'"]) == ModelChoice("a", "w", {"size": 3, "name": "4"})
     assert choose_one("a", None, None) == ModelChoice("a")
     with pytest.raises(CaeavError, match="write KEY=VALUE"):
@@ -72,7 +75,7 @@ DEFAULTS: dict[str, Any] = {
 PRESETS = {"big": {"count": 9, "share": 0.9}}
 
 
-def test_ones_own_is_over_the_preset_and_the_preset_over_the_default() -> None:
+def test_own_settings_override_the_preset_and_the_preset_the_defaults() -> None:
     choice = ModelChoice("m", "", {"preset": "big", "count": 4})
     assert choice.resolve(DEFAULTS, PRESETS) == {**DEFAULTS, "count": 4, "share": 0.9}
     assert ModelChoice("m").resolve(DEFAULTS, PRESETS) == DEFAULTS
@@ -90,7 +93,7 @@ def test_ones_own_is_over_the_preset_and_the_preset_over_the_default() -> None:
         ("any", "z"),
     ],
 )
-def test_values_of_the_default_s_kind_are_taken(key: str, value: object) -> None:
+def test_values_of_the_type_of_the_default_are_accepted(key: str, value: object) -> None:
     assert ModelChoice("m", "", {key: value}).resolve(DEFAULTS)[key] == value
 
 
@@ -102,7 +105,7 @@ def test_values_of_the_default_s_kind_are_taken(key: str, value: object) -> None
         *(("name", 1, "a text"), ("names", "a", "a list"), ("count", None, "a whole number")),
     ],
 )
-def test_values_of_another_kind_are_refused(key: str, value: object, wanted: str) -> None:
+def test_values_of_another_type_are_refused(key: str, value: object, wanted: str) -> None:
     with pytest.raises(
         CaeavError, match=rf"setting '{key}' of m is .*, its default is .*\n  next: give {wanted}"
     ):
@@ -127,3 +130,25 @@ def test_a_name_alone_is_a_choice() -> None:
     assert ModelChoice.of("timm:resnet18") == ModelChoice("timm:resnet18")
     assert ModelChoice.of(ModelChoice("a", "w")) == ModelChoice("a", "w")
     assert ModelChoice("timm:resnet18").variant == "resnet18" and ModelChoice("clap").variant == ""
+
+
+def test_both_backbones_are_opened_each_for_its_modality(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stages = [SimpleNamespace()]
+    asked: list[Any] = []
+
+    def opened(recipes: Any, modality: str) -> Any:
+        asked.append((recipes, modality))
+        return SimpleNamespace(stages=stages, module=modality)
+
+    remembered: list[Any] = []
+    monkeypatch.setattr("caeav.pipeline.extract.jobs.open_live", opened)
+    monkeypatch.setattr(
+        "caeav.pipeline.backbones.weights.remember_at", lambda *given: remembered.append((asked[:], given))
+    )
+    home = Home(tmp_path)
+    recipes: Any = ["recipe"]
+    assert options.live_opener(home)(recipes).modules == ("visual", "audio")
+    assert asked == [(recipes, "visual"), (recipes, "audio")]
+    assert remembered == [([], (home, options.say))]  # before any weights are looked for

@@ -1,15 +1,16 @@
-"""`caeav models` as typed: what is listed, said when weights are missing, and compared by `check`."""
+"""`caeav models` as typed: what is listed, reported when weights are missing, and compared by `check`."""
 
 from __future__ import annotations
 
 import importlib.util
 import json
+import shlex
 from pathlib import Path
 from typing import Any
 
 import pytest
-import typer
-from typer.testing import CliRunner, Result
+from commands import checked, invoke
+from typer.testing import Result
 
 from caeav.cli import models
 from caeav.manifests.core.errors import CaeavError
@@ -26,13 +27,7 @@ def no_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def call(*arguments: str) -> Result:
-    app = typer.Typer()
-    models.register(app)
-    app.command("else")(lambda: None)
-    result = CliRunner().invoke(app, ["models", *arguments])
-    if isinstance(result.exception, CaeavError):
-        raise result.exception
-    return result
+    return checked(invoke([models], "models", *arguments))
 
 
 @pytest.fixture
@@ -68,7 +63,7 @@ def test_ls_names_every_model_with_its_state(tmp_path: Path) -> None:
 
 
 @needs_timm
-def test_show_tells_everything_although_weights_are_missing() -> None:
+def test_show_describes_a_model_whose_weights_are_missing() -> None:
     result = call("show", "swinv2-large")
     for part in ("195.2 M", "visual.stage1", "2304", "by the setting taps", "bicubic", "MIT"):
         assert part in result.stdout
@@ -86,8 +81,8 @@ def test_show_remembers_a_file_by_its_digest(tiny_file: Path, tmp_path: Path) ->
     assert json.loads(call("show", TINY, "--weights", digest, "--json").stdout)["problem"] == ""
 
 
+@needs_timm
 def test_pull_without_network_names_what_to_do() -> None:
-    pytest.importorskip("timm", reason="timm is not installed")
     with pytest.raises(CaeavError) as caught:
         call("pull", "swinv2-base")
     assert "HF_HUB_OFFLINE is set" in str(caught.value)
@@ -114,7 +109,7 @@ def test_pull_without_network_names_what_to_do() -> None:
         (["check", "hashed", "--weights", "x"], "hashed has no weights, but 'x' was given"),
     ],
 )
-def test_wrong_calls_are_answered(arguments: list[str], said: str) -> None:
+def test_wrong_calls_are_refused_with_the_next_step(arguments: list[str], said: str) -> None:
     with pytest.raises(CaeavError) as caught:
         call(*arguments)
     assert said in str(caught.value)
@@ -132,7 +127,7 @@ def test_wrong_calls_are_answered(arguments: list[str], said: str) -> None:
         ("open_clip:ViT-B32", "did you mean 'ViT-B-32'?"),
     ],
 )
-def test_models_of_libraries_are_found_by_the_nearest_name(name: str, said: str) -> None:
+def test_the_nearest_model_of_a_library_is_suggested(name: str, said: str) -> None:
     if importlib.util.find_spec("open_clip") is None:
         pytest.skip("open_clip is not installed")
     with pytest.raises(CaeavError) as caught:
@@ -179,7 +174,7 @@ def test_check_says_that_nothing_is_recorded_then_compares(tiny_file: Path, tmp_
 
 
 @needs_timm
-def test_random_weights_are_said() -> None:
+def test_random_weights_are_reported() -> None:
     result = call("check", TINY, "--weights", "random:0")
     assert "the weights are random" in result.stderr
 
@@ -204,12 +199,10 @@ class Trainer:
 
 
 @needs_timm
-def test_a_checkpoint_in_the_way_is_converted_by_the_command_it_names(
+def test_a_checkpoint_with_objects_is_converted_by_the_command_that_the_error_names(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """From the error of `show` to weights that it takes, as typed."""
-    import shlex
-
     import torch
 
     from caeav.pipeline.backbones.native import import_torchvision

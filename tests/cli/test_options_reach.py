@@ -1,4 +1,4 @@
-"""Every option that is typed reaches what it is for: the work itself is replaced, and what it is given is looked at."""
+"""Every option reaches what it is for: the work itself is replaced by spies, and their arguments are checked."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-import typer
-from typer.testing import CliRunner, Result
+from commands import checked, invoke
+from typer.testing import Result
 
 from caeav.cli import (
     caption,
@@ -35,8 +35,8 @@ from caeav.pipeline.extract.jobs import CaptionOptions, TokenOptions
 MANIFEST = Manifest("mine", 4, 0.5, (), ())
 
 
-class Heard:
-    """Takes the place of a function and keeps what it was called with."""
+class Spy:
+    """Takes the place of a function, returns a fixed result and keeps what it was called with."""
 
     def __init__(self, result: Any = None) -> None:
         self.result = result
@@ -56,40 +56,35 @@ class Heard:
 
 
 def call(*arguments: str) -> Result:
-    app = typer.Typer()
-    for module in (extract, caption, imports, synthesise, train, evaluate, predict, runs):
-        module.register(app)
-    result = CliRunner().invoke(app, [*arguments])
-    if result.exception is not None and not isinstance(result.exception, SystemExit):
-        raise result.exception
-    return result
+    commands = (extract, caption, imports, synthesise, train, evaluate, predict, runs)
+    return checked(invoke(commands, *arguments))
 
 
 @pytest.fixture
 def stage(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> SimpleNamespace:
-    """The stages' work and what they print replaced; a home that nothing is in."""
+    """The work and the output of the stages, replaced by spies; a home that is empty."""
     monkeypatch.setenv("CAEAV_HOME", str(tmp_path / "home"))
     summary = SimpleNamespace(
         notes={}, stored=0, recipe=SimpleNamespace(fields={"visual": 1, "audio": 1}, name="x")
     )
-    heard = SimpleNamespace(
-        load=Heard(datasets.Loaded(MANIFEST, "mine", Source())),
-        extract=Heard([summary]),
-        caption=Heard(summary),
-        imported=Heard(summary),
-        reembed=Heard(summary),
-        finish=Heard(),
-        finish_all=Heard(),
+    spies = SimpleNamespace(
+        load=Spy(datasets.Loaded(MANIFEST, "mine", Source())),
+        extract=Spy([summary]),
+        caption=Spy(summary),
+        imported=Spy(summary),
+        reembed=Spy(summary),
+        finish=Spy(),
+        finish_all=Spy(),
         summary=summary,
     )
-    monkeypatch.setattr(stages, "load", heard.load)
-    monkeypatch.setattr(stages, "finish", heard.finish)
-    monkeypatch.setattr(stages, "finish_all", heard.finish_all)
-    monkeypatch.setattr("caeav.pipeline.extract.tokens.extract_all", heard.extract)
-    monkeypatch.setattr("caeav.pipeline.extract.captions.caption", heard.caption)
-    monkeypatch.setattr("caeav.pipeline.extract.features.import_features", heard.imported)
-    monkeypatch.setattr("caeav.pipeline.extract.captions.reembed", heard.reembed)
-    return heard
+    monkeypatch.setattr(stages, "load", spies.load)
+    monkeypatch.setattr(stages, "finish", spies.finish)
+    monkeypatch.setattr(stages, "finish_all", spies.finish_all)
+    monkeypatch.setattr("caeav.pipeline.extract.tokens.extract_all", spies.extract)
+    monkeypatch.setattr("caeav.pipeline.extract.captions.caption", spies.caption)
+    monkeypatch.setattr("caeav.pipeline.extract.features.import_features", spies.imported)
+    monkeypatch.setattr("caeav.pipeline.extract.captions.reembed", spies.reembed)
+    return spies
 
 
 STORE = [
@@ -159,14 +154,14 @@ WANTED_STORE = ("int8", 7, "zarr", 3, "bf16", "decord")
 WANTED_RUN = (3, 9.0, True, "5", ("cpu", "cpu"), (2, 3), "keep", True)
 
 
-def assert_cut(load: Heard) -> None:
+def assert_cut(load: Spy) -> None:
     (dataset, given, _, *_), kwargs = load.calls[-1]
     assert dataset == "clips"
     assert given == datasets.source(Path("there"), "folders", 4, 0.5, 2.0)
     assert True in (kwargs.get("relabel"), load.args[-1])
 
 
-def test_extract(stage: SimpleNamespace) -> None:
+def test_extract_passes_its_options_on(stage: SimpleNamespace) -> None:
     call(
         *("extract", "--dataset", "clips", *STORE, *RUN, *CUT, "--compile", "--captions"),
         *("--visual", "a,b", "--visual-weights", "wa,wb", "--audio", "c", "--audio-weights", "wc"),
@@ -193,7 +188,7 @@ def test_extract(stage: SimpleNamespace) -> None:
     assert (summaries, as_json) == ([stage.summary], True) and "store merge mine" in step
 
 
-def test_caption(stage: SimpleNamespace) -> None:
+def test_caption_passes_its_options_on(stage: SimpleNamespace) -> None:
     call(
         *("caption", "--dataset", "clips", *STORE, *RUN, *CUT),
         *("--visual", "cv", "--visual-weights", "wcv", "--audio", "ca", "--audio-weights", "wca"),
@@ -216,7 +211,7 @@ def test_caption(stage: SimpleNamespace) -> None:
     ("command", "said"),
     [(["extract"], "caption"), (["extract", "--captions"], "train"), (["caption"], "train")],
 )
-def test_the_whole_store_is_followed_by_the_next_stage(
+def test_the_next_step_after_a_whole_store_is_the_next_stage(
     stage: SimpleNamespace, command: list[str], said: str
 ) -> None:
     call(*command)
@@ -224,7 +219,7 @@ def test_the_whole_store_is_followed_by_the_next_stage(
     assert step.startswith(f"caeav {said}") and "--dataset mine" in step
 
 
-def test_what_is_left_out_has_its_default(stage: SimpleNamespace) -> None:
+def test_options_left_out_have_their_defaults(stage: SimpleNamespace) -> None:
     call("extract", "--captions", "--audio-weights", "w")
     tokens, captions = stage.extract.args[1]
     assert (tokens.visual, tokens.audio) == (ModelChoice("classic"), ModelChoice("classic", "w"))
@@ -234,7 +229,7 @@ def test_what_is_left_out_has_its_default(stage: SimpleNamespace) -> None:
 
 
 @pytest.mark.parametrize("given", [["--caption-visual", "x"], ["--caption-audio-text-weights", "x"]])
-def test_parts_of_captions_without_captions_are_refused(stage: SimpleNamespace, given: list[str]) -> None:
+def test_caption_options_are_refused_without_captions(stage: SimpleNamespace, given: list[str]) -> None:
     with pytest.raises(CaeavError, match=rf"{given[0]} without captions\n.*add --captions"):
         call("extract", *given)
     assert not stage.extract.calls
@@ -249,7 +244,7 @@ def test_a_list_with_a_gap_or_too_many_weights_is_refused(stage: SimpleNamespace
 
 
 @pytest.mark.parametrize("given", [[], ["--stride-seconds", "1"]])
-def test_longer_files_are_pointed_out_unless_all_of_them_is_taken(
+def test_longer_files_are_reported_unless_a_stride_covers_them(
     stage: SimpleNamespace, given: list[str]
 ) -> None:
     stage.summary.notes["longer_media"] = 3
@@ -259,7 +254,7 @@ def test_longer_files_are_pointed_out_unless_all_of_them_is_taken(
     assert given or "--stride-seconds 2" in said  # 4 x 0.5 s
 
 
-def test_import(stage: SimpleNamespace) -> None:
+def test_import_passes_its_options_on(stage: SimpleNamespace) -> None:
     call(
         *("import", "--dataset", "clips", "--tap", "motion.x=~/f", "--name", "n", "--max-failed", "5"),
         *(*STORE[:6], *CUT, "--json"),
@@ -272,11 +267,11 @@ def test_import(stage: SimpleNamespace) -> None:
     assert_cut(stage.load)
 
 
-def test_embed(stage: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_embed_passes_its_options_on(stage: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> None:
     from caeav.cli import caption as captions
 
     monkeypatch.setattr(captions.datasets, "name", lambda dataset, home: "mine")
-    found = Heard("folder")
+    found = Spy("folder")
     monkeypatch.setattr(captions, "find_store", found)
     reader = SimpleNamespace(manifest=MANIFEST)
     monkeypatch.setattr(captions, "StoreReader", SimpleNamespace(open={"folder": reader}.get))
@@ -296,8 +291,8 @@ def test_embed(stage: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> None:
         call("caption", "embed", "--visual-text-weights", "w")
 
 
-def test_synthesise(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    made = Heard(SimpleNamespace())
+def test_synthesise_passes_its_options_on(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    made = Spy(SimpleNamespace())
     monkeypatch.setattr("caeav.manifests.synthetic.synthesise", made)
     monkeypatch.setattr(synthesise, "_as_json", lambda summary: {"done": True})
     call(
@@ -347,7 +342,7 @@ def test_synthesise(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     assert values["mix"] == {"offscreen": 0, "silent": 2, "wrong_sound": 0, "cut": 1}
     assert values["splits"] == [0.5, 0.25, 0.25] and values["questions"] == 9
     assert values["layout"] == "music-avqa"
-    read = Heard(Material(tuple("abcdefg"), ()))
+    read = Spy(Material(tuple("abcdefg"), ()))
     monkeypatch.setattr("caeav.manifests.synthetic.material.load_material", read)
     sources = ["--material", "one", "--material", "two.csv", "--backgrounds", "walls"]
     call("synthesise", *sources, "--splits", "0.5,0,0.5", "--home", str(tmp_path), "--json")
@@ -364,9 +359,9 @@ def test_synthesise(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         call("synthesise", "--seconds", "0")
 
 
-def test_train(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    asked = Heard([{"run": "r"}])
-    finish = Heard()
+def test_train_passes_its_options_on(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    asked = Spy([{"run": "r"}])
+    finish = Spy()
     monkeypatch.setattr(train, "_train_all", asked)
     monkeypatch.setattr(train, "finish", finish)
     monkeypatch.setattr(train.datasets, "name", lambda dataset, home: dataset)
@@ -399,8 +394,8 @@ def test_train(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("text", ["1,1", "-1", "a", "", "1,,2"])
-def test_seeds_that_are_none(text: str) -> None:
-    with pytest.raises(CaeavError, match="different whole numbers from 0 on"):
+def test_malformed_seeds_are_refused(text: str) -> None:
+    with pytest.raises(CaeavError, match="different whole numbers from 0 on: --seeds 0,1,2"):
         train.seed_list(text)
 
 
@@ -415,12 +410,12 @@ def test_seeds_that_are_none(text: str) -> None:
         (["--inject-from", "stage1"], "--inject-from"),
     ],
 )
-def test_resuming_takes_nothing_else(given: list[str], named: str, tmp_path: Path) -> None:
+def test_resuming_takes_no_other_options(given: list[str], named: str, tmp_path: Path) -> None:
     with pytest.raises(CaeavError, match=rf"own configuration; {named} cannot change it"):
         call("train", "--resume", "r", *given, "--home", str(tmp_path))
 
 
-def test_the_rest_of_a_group_is_begun_on_the_device_that_is_asked_for(
+def test_the_rest_of_a_group_starts_on_the_given_device(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """Of the seeds 1, 2, 3 the first has a run."""
@@ -431,15 +426,15 @@ def test_the_rest_of_a_group_is_begun_on_the_device_that_is_asked_for(
     begun = SimpleNamespace(name="r", config=lambda: SimpleNamespace(seed=1), origin=lambda: origin)
     monkeypatch.setattr("caeav.model.train.groups.members", lambda home, group: [begun])
     monkeypatch.setattr("caeav.model.train.runs.find_run", lambda home, name: {"r": begun}[name])
-    opened = Heard(
+    opened = Spy(
         SimpleNamespace(with_seed=lambda seed: SimpleNamespace(config=f"seed {seed}", processes=ONE))
     )
     monkeypatch.setattr("caeav.model.train.experiment.reopen", opened)
-    written = Heard()
+    written = Spy()
     monkeypatch.setattr("caeav.model.train.runs.Run.write", lambda run, *given: written(*given))
-    made = Heard(SimpleNamespace(name="new"))
+    made = Spy(SimpleNamespace(name="new"))
     monkeypatch.setattr("caeav.model.train.runs.create_run", made)
-    trained = Heard()
+    trained = Spy()
     monkeypatch.setattr(train, "_train_one", trained)
     train._begin_rest(Home(tmp_path), "g", "cpu", ONE)
     assert [args[1] for args, _ in made.calls] == ["seed 2", "seed 3"]
@@ -452,7 +447,7 @@ def run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> SimpleNamespace:
     """A run that `find_run` gives for any name, and an experiment that `reopen` gives."""
     scores = SimpleNamespace(per_class=(), ungrouped="", details={}, clips=12, value=50.0)
     (tmp_path / "r").mkdir()
-    heard = SimpleNamespace(
+    spies = SimpleNamespace(
         run=SimpleNamespace(
             name="r",
             folder=tmp_path / "r",
@@ -476,17 +471,17 @@ def run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> SimpleNamespace:
             as_json=lambda: {"split": "val"},
         ),
     )
-    heard.find_run, heard.reopen, heard.load_best = Heard(heard.run), Heard(heard.experiment), Heard()
-    heard.examine = Heard(heard.found)
-    monkeypatch.setattr("caeav.model.train.runs.find_run", heard.find_run)
-    monkeypatch.setattr("caeav.model.train.experiment.reopen", heard.reopen)
-    monkeypatch.setattr("caeav.model.train.session.load_best", heard.load_best)
-    monkeypatch.setattr("caeav.model.train.examine.examine", heard.examine)
+    spies.find_run, spies.reopen, spies.load_best = Spy(spies.run), Spy(spies.experiment), Spy()
+    spies.examine = Spy(spies.found)
+    monkeypatch.setattr("caeav.model.train.runs.find_run", spies.find_run)
+    monkeypatch.setattr("caeav.model.train.experiment.reopen", spies.reopen)
+    monkeypatch.setattr("caeav.model.train.session.load_best", spies.load_best)
+    monkeypatch.setattr("caeav.model.train.examine.examine", spies.examine)
     monkeypatch.setattr("caeav.model.train.examine.remarks", lambda found: [])
-    return heard
+    return spies
 
 
-def test_eval(run: SimpleNamespace, tmp_path: Path) -> None:
+def test_eval_passes_its_options_on(run: SimpleNamespace, tmp_path: Path) -> None:
     call(
         *("eval", "--run", "name", "--split", "val", "--stress", "shift=2", "--stress-seed", "7"),
         *("--drop-leaks", "--device", "cpu", "--home", str(tmp_path), "--json", "--stress-labels", "follow"),
@@ -515,17 +510,19 @@ def test_eval_is_compared_with_the_training_only_where_the_clips_are_the_same(
         call("eval", *at, "--stress-curve", "all", "--drop-leaks")
 
 
-def test_predict(run: SimpleNamespace, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_predict_passes_its_options_on(
+    run: SimpleNamespace, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     record = SimpleNamespace(arrays={"tap": 1}, info={"notes": [{"code": "c", "detail": "d"}]})
     written = SimpleNamespace(arrays={"caption": 2}, info={"texts": {"visual": "a dog", "audio": ""}})
-    process = Heard(SimpleNamespace(tokens=record, captions=written, frames=[0]))
+    process = Spy(SimpleNamespace(tokens=record, captions=written, frames=[0]))
     monkeypatch.setattr("caeav.pipeline.extract.single_file.process_file", process)
     when = SimpleNamespace(end_s=14.0, media_s=20.0, segment_s=1.0)
     prediction = SimpleNamespace(times=when, remarks=lambda: ["look"], rows=lambda: [{"s": 1}])
-    predictor = SimpleNamespace(check=Heard(), predict=Heard(prediction), config=run.experiment.config)
-    load = Heard(predictor)
+    predictor = SimpleNamespace(check=Spy(), predict=Spy(prediction), config=run.experiment.config)
+    load = Spy(predictor)
     monkeypatch.setattr("caeav.model.train.predict.Predictor", SimpleNamespace(load=load))
-    report = Heard([tmp_path / "x.json"])
+    report = Spy([tmp_path / "x.json"])
     monkeypatch.setattr("caeav.model.train.prediction_files.write_prediction", report)
     monkeypatch.setattr("caeav.model.train.prediction_files.prediction_json", lambda prediction, facts: facts)
     file = tmp_path / "a film.mp4"
@@ -541,7 +538,7 @@ def test_predict(run: SimpleNamespace, monkeypatch: pytest.MonkeyPatch, tmp_path
     assert folder.name.startswith("a_film") and folder.name.endswith("-from-4s")
     assert folder.parent == run.run.folder / "predictions"
     assert (facts["start_s"], facts["captions"]) == (4.0, written.info["texts"])
-    for text in ("note: look", "note: c: d", "lasts 20.0 s, this is 4 to 14 s; go on with --start 14"):
+    for text in ("note: look", "note: c: d", "lasts 20.0 s, this is 4 to 14 s; continue with --start 14"):
         assert text in result.stderr
     assert "visual caption: a dog" in result.stderr and "audio caption" not in result.stderr
     when.media_s = 14.9
@@ -550,26 +547,26 @@ def test_predict(run: SimpleNamespace, monkeypatch: pytest.MonkeyPatch, tmp_path
     assert report.args[1] == out and "lasts" not in result.stderr and '"file"' in result.stdout
 
 
-def test_the_table_of_one_task(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    build = Heard(SimpleNamespace(remarks=["a run"], as_json=lambda: {"rows": []}))
+def test_runs_table_takes_a_task(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    build = Spy(SimpleNamespace(remarks=["a run"], as_json=lambda: {"rows": []}))
     monkeypatch.setattr("caeav.model.train.table.build_table", build)
     result = call("runs", "table", "--task", "avvp", "--home", str(tmp_path), "--json")
     assert (build.args[0].root, build.args[1]) == (tmp_path, "avvp")
     assert "not read: a run" in result.stderr and '"rows"' in result.stdout
 
 
-def test_what_was_made_is_told_as_it_is() -> None:
+def test_json_of_synthesise_holds_the_whole_summary() -> None:
     from caeav.manifests.synthetic.options import SyntheticOptions
 
     score = SimpleNamespace(knows="nothing", accuracy=0.5, rule="one class")
-    told = {name: {name: 1} for name in ("splits", "kinds", "classes")}
+    counts = {name: {name: 1} for name in ("splits", "kinds", "classes")}
     options = SyntheticOptions(clips=5)
     made = SimpleNamespace(
         root=Path("r"),
         options=options,
         written=2,
         kept=3,
-        **told,
+        **counts,
         background=0.25,
         measure="m",
         scores=(score,),
@@ -579,7 +576,7 @@ def test_what_was_made_is_told_as_it_is() -> None:
         "options": options.to_json(),
         "written": 2,
         "kept": 3,
-        **told,
+        **counts,
         "background": 0.25,
         "measure": "m",
         "bounds": [{"knows": "nothing", "accuracy": 0.5, "rule": "one class"}],

@@ -41,14 +41,14 @@ def test_the_bar_is_shown_and_its_clock_runs_before_the_first_clip(
 
 
 @pytest.mark.parametrize(
-    ("due", "size", "told"),
+    ("due", "size", "shown"),
     [
         (1, 512, ("1 clip in 60.0 s (60.0 s per clip)", "1 of 1, 512 B per clip")),
         (240, 240 * 10**6, ("240 clips in 60.0 s (4.0 clips/s)", "240 of 240, 1.0 MB per clip")),
     ],
 )
-def test_speed_and_size_are_told_in_the_units_that_suit_them(
-    due: int, size: int, told: tuple[str, str], capsys: pytest.CaptureFixture[str]
+def test_speed_and_size_are_shown_in_suitable_units(
+    due: int, size: int, shown: tuple[str, str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     recipe = Recipe("captions", "slow", {})
     summary = StageSummary(
@@ -66,7 +66,7 @@ def test_speed_and_size_are_told_in_the_units_that_suit_them(
     )
     stage.finish(replace(summary, limit="write 53%", busy_s={"write": 0.001}), False, "")
     out = capsys.readouterr().out
-    assert told[0] in out and told[1] in out
+    assert shown[0] in out and shown[1] in out
     assert "limited by   write 53%\n" in out
 
 
@@ -88,10 +88,10 @@ def test_too_many_failures_in_any_of_several_stores_are_an_error_that_names_it(
             stage.finish_all(summaries, as_json, "next")
         assert str(Path(("one", "two")[failed.index(3)]) / "quarantine.jsonl") in raised.value.hint
     out = capsys.readouterr().out
-    assert "one" in out and "two" in out  # both are told in any case
+    assert "one" in out and "two" in out  # both are shown in any case
 
 
-def test_the_next_step_cuts_clips_as_this_one_did(tmp_path: Path) -> None:
+def test_the_next_step_repeats_labels_and_segments(tmp_path: Path) -> None:
     """Captions of ten seconds would not fit tokens of two."""
     step = stage.next_step(
         "caption", "my clips", None, tmp_path, labels=Path("a b.csv"), segments=2, segment_seconds=0.5
@@ -102,7 +102,7 @@ def test_the_next_step_cuts_clips_as_this_one_did(tmp_path: Path) -> None:
     assert stage.next_step("caption", "ave", None, None, segments=None) == "caeav caption --dataset ave"
 
 
-def test_the_check_that_is_pointed_to_finds_what_was_found(
+def test_the_suggested_check_repeats_home_and_segments(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "clips").mkdir()

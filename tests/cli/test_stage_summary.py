@@ -1,4 +1,4 @@
-"""What is said at a stage's end, in words and as JSON, and which end is a failure."""
+"""What is printed at the end of a stage, in words and as JSON, and which end is a failure."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def summary(**other: Any) -> StageSummary:
     return replace(made, **other)
 
 
-def test_json_says_everything(capsys: pytest.CaptureFixture[str]) -> None:
+def test_json_holds_the_whole_summary(capsys: pytest.CaptureFixture[str]) -> None:
     made = summary()
     stages.finish(made, True, "next")
     assert json.loads(capsys.readouterr().out) == {
@@ -67,7 +67,7 @@ def test_json_says_everything(capsys: pytest.CaptureFixture[str]) -> None:
     }
 
 
-def test_words_say_the_same(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_printed_summary_says_the_same(capsys: pytest.CaptureFixture[str]) -> None:
     stages.finish(summary(), False, "caeav train")
     assert capsys.readouterr().out.splitlines() == [
         "5 clips in 2.5 s (2.0 clips/s)",
@@ -102,7 +102,7 @@ def test_the_first_reasons_are_named_and_the_others_counted(
     assert (said in lines) is bool(said) and ("other reasons" in "".join(lines)) is bool(said)
 
 
-def test_reasons_are_put_together_by_stage_and_kind_the_most_frequent_first() -> None:
+def test_reasons_are_grouped_by_stage_and_kind_most_frequent_first() -> None:
     found = [("decode", "b: 1"), ("media", "b: 1"), ("decode", "a"), ("media", "b: 2")]
     lost = tuple(Quarantined(str(i), stage, reason, 1) for i, (stage, reason) in enumerate(found))
     counted = summary(quarantined=lost).reasons()
@@ -113,15 +113,15 @@ def test_reasons_are_put_together_by_stage_and_kind_the_most_frequent_first() ->
 def test_too_many_failures_are_an_error_after_the_summary(
     as_json: bool, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    told = "2 of 10 clips are quarantined; --max-failed allows 1\n"
-    with pytest.raises(CaeavError, match=told) as refused:
+    message = "2 of 10 clips are quarantined; --max-failed allows 1\n"
+    with pytest.raises(CaeavError, match=message) as refused:
         stages.finish(summary(max_failed=1), as_json, "")
-    assert "quarantine.jsonl; mend the media and give --retry-failed" in str(refused.value)
+    assert "quarantine.jsonl; fix the media and give --retry-failed" in str(refused.value)
     assert "no video" in capsys.readouterr().out
     for place in (0, 1):  # whichever store it is
         several = [summary(), summary()]
         several[place] = summary(max_failed=1)
-        with pytest.raises(CaeavError, match=told):
+        with pytest.raises(CaeavError, match=message):
             stages.finish_all(several, as_json, "caeav train")
         shown = capsys.readouterr().out
         if as_json:
@@ -136,17 +136,17 @@ def test_too_many_failures_are_an_error_after_the_summary(
     ("text", "total", "limit"),
     [("25", 10, 25), ("0", 10, 0), ("10%", 10, 1), ("10%", 11, 2), ("0%", 10, 0), ("100%", 7, 7)],
 )
-def test_how_many_may_fail(text: str, total: int, limit: int) -> None:
+def test_max_failed_is_a_number_or_a_share(text: str, total: int, limit: int) -> None:
     assert failure_limit(text, total) == limit
 
 
 @pytest.mark.parametrize("text", ["101%", "-1", "1.5", "%", "", "ten"])
-def test_no_number_of_failures(text: str) -> None:
+def test_a_malformed_max_failed_is_refused(text: str) -> None:
     with pytest.raises(CaeavError, match="is no number of clips"):
         failure_limit(text, 10)
 
 
-def test_how_to_run() -> None:
+def test_run_options_are_parsed() -> None:
     run = stages.run_options(3, 9.0, True, "5", "0, 1", "2/3", "redo", True)
     assert (run.workers, run.deadline_s, run.retry_failed, run.max_failed) == (3, 9.0, True, "5")
     assert (run.devices, run.part, run.changed, run.relabel) == (("0", "1"), Slice(2, 3), "redo", True)
@@ -155,7 +155,7 @@ def test_how_to_run() -> None:
     assert (plain.retry_failed, plain.changed, plain.relabel) == (False, "", False)
 
 
-def test_changed_media_are_listed_in_json_and_refused_all_the_same(
+def test_changed_media_are_refused_and_listed_in_json(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     for as_json in (True, False):
@@ -169,7 +169,7 @@ def test_changed_media_are_listed_in_json_and_refused_all_the_same(
             assert shown == ""
 
 
-def test_next_steps_name_what_the_next_command_would_not_find(
+def test_next_steps_repeat_what_the_next_command_would_not_find(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setenv("CAEAV_HOME", str(tmp_path))
@@ -179,7 +179,15 @@ def test_next_steps_name_what_the_next_command_would_not_find(
         stages.next_step("caption", "x", Path("r"), elsewhere, segment_seconds=0.5)
         == f"caeav caption --dataset x --root r --home '{elsewhere}' --segment-seconds 0.5"
     )
-    assert stages.train_step("llp", None) == "caeav train --task avvp --dataset llp"
+    tasks = {
+        "ave": "ave",
+        "synthetic": "ave",
+        "llp": "avvp",
+        "synthetic-avs-ms3": "avs-ms3",
+        "music-avqa": "avqa",
+    }
+    for dataset, task in tasks.items():
+        assert stages.train_step(dataset, None) == f"caeav train --task {task} --dataset {dataset}"
     assert stages.train_step("mine", None) == "caeav train --dataset mine"
     assert stages.merge_step("my set", elsewhere) == f"caeav store merge 'my set' --home '{elsewhere}'"
     assert at_home(Home(tmp_path)) == "" and at_home(Home(elsewhere)) == f" --home '{elsewhere}'"

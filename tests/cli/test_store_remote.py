@@ -26,7 +26,7 @@ def run(*words: object) -> Result:
     return CliRunner().invoke(build(), [str(word) for word in words])
 
 
-def test_a_store_goes_there_and_back(toy: Toy, s3: S3, tmp_path: Path) -> None:
+def test_a_store_is_pushed_and_pulled_back(toy: Toy, s3: S3, tmp_path: Path) -> None:
     home = ("--home", tmp_path / "home")
     sent = run("store", "push", "toy", "s3://bucket/p", *home)
     url = f"s3://bucket/p/toy/{toy.folder.name}"
@@ -61,12 +61,12 @@ def test_verify_of_an_address_says_what_is_wrong(toy: Toy, s3: S3, tmp_path: Pat
     assert isinstance(mixed.exception, CaeavError) and "--media" in str(mixed.exception)
 
 
-def test_there_may_be_nothing(s3: S3) -> None:
+def test_ls_of_an_address_without_stores_says_so(s3: S3) -> None:
     nothing = run("store", "ls", "s3://bucket/p")
     assert nothing.exit_code == 0 and "no store at s3://bucket/p" in nothing.stderr and not nothing.stdout
 
 
-def test_an_address_to_publish_to_is_looked_at_before_any_work(s3: S3) -> None:
+def test_an_address_to_publish_to_is_checked_before_any_work(s3: S3) -> None:
     options = run_options(1, 60.0, False, "10%")
     assert with_publishing(options, "s3://bucket//p/").publish == "s3://bucket/p"
     assert with_publishing(options, "") == options

@@ -1,4 +1,4 @@
-"""What the `caeav store` commands say and with which status they end; what they find is given."""
+"""What the `caeav store` commands print, and their exit status, for given findings."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-import typer
-from typer.testing import CliRunner, Result
+from commands import invoke
+from typer.testing import Result
 
 from caeav.cli import store, store_care
 from caeav.cli.store_care import find_target, find_targets, is_store
@@ -26,10 +26,7 @@ CHANGE = MediaChange("s", "k", "k.mp4", "gone", "k.mp4 is no file")
 
 
 def call(*arguments: str) -> Result:
-    app = typer.Typer()
-    store.register(app)
-    app.command("else")(lambda: None)
-    return CliRunner().invoke(app, ["store", *arguments])
+    return invoke([store], "store", *arguments)
 
 
 @pytest.fixture(autouse=True)
@@ -53,7 +50,7 @@ def info(path: Path, dataset: str = "mine", **other: Any) -> StoreInfo:
         ((Verification(A, (Problem("f", "torn", shard=0),), finished=True), SOUND), 1, "DAMAGED, 1 problem"),
     ],
 )
-def test_verify_ends_with_1_unless_all_is_sound(
+def test_verify_exits_with_1_unless_all_is_sound(
     verifications: tuple[Verification, ...], status: int, said: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     found = dict(zip((A, B), verifications, strict=True))
@@ -69,7 +66,7 @@ def test_verify_ends_with_1_unless_all_is_sound(
 
 
 @pytest.mark.parametrize(("changes", "status"), [((), 0), ((CHANGE,), 1)])
-def test_verify_of_media(
+def test_verify_with_media_reports_what_changed(
     changes: tuple[MediaChange, ...], status: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[tuple[Path, Path]] = []
@@ -97,7 +94,7 @@ def test_verify_of_media(
 @pytest.mark.parametrize(
     ("found", "status"),
     [
-        (Differences(recipe=("fields.dtype: a, b"), compared=3), 0),  # type: ignore[arg-type]
+        (Differences(recipe=("fields.dtype: a, b",), compared=3), 0),
         (Differences(only_a=("k",)), 1),
         (Differences(only_b=("k",)), 1),
         (Differences(quarantine=("k",)), 1),
@@ -115,7 +112,7 @@ def test_diff_ends_with_1_unless_the_content_is_the_same(
     assert json.loads(result.stdout)["same_content"] is (status == 0)
 
 
-def test_repair_mends_every_store_and_says_what_is_due(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_repair_repairs_every_store_and_lists_what_is_due(monkeypatch: pytest.MonkeyPatch) -> None:
     keys = tuple(f"k{i}" for i in range(9))
     done = {A: Repair(A, ("shard 0 dropped",), keys, False), B: Repair(B, (), (), True)}
     monkeypatch.setattr(store_care, "repair", lambda path, progress: done[path])
@@ -170,7 +167,7 @@ def test_gc_lists_and_removes_only_when_told(
     assert (result.exit_code, gone) == (1, []) and "nothing is removed" in result.stderr
 
 
-def test_ls_shows_one_data_set_and_tells_what_is_damaged(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ls_shows_one_data_set_and_reports_damage(monkeypatch: pytest.MonkeyPatch) -> None:
     infos = [info(A), info(B, "other", state="damaged", problem="its index is torn")]
     monkeypatch.setattr(store, "list_stores", lambda stores: infos)
     monkeypatch.setattr(
@@ -184,7 +181,9 @@ def test_ls_shows_one_data_set_and_tells_what_is_damaged(monkeypatch: pytest.Mon
     monkeypatch.setattr(store.datasets, "name", lambda dataset, home: dataset)
     result = call("ls")
     assert A.name in result.stdout and B.name in result.stdout and "its index is torn" in result.stderr
-    assert "besides, 1 slice, put together by caeav store merge: mine" in result.stderr  # A itself is whole
+    assert (
+        "not merged yet, 1 slice (caeav store merge joins them): mine" in result.stderr
+    )  # A itself is whole
     result = call("ls", "--dataset", "mine")
     assert A.name in result.stdout and B.name not in result.stdout and "torn" not in result.stderr
     assert [row["dataset"] for row in json.loads(call("ls", "--dataset", "other", "--json").stdout)] == [

@@ -1,4 +1,4 @@
-"""Scores under stress, curves, published protocol, leaks and completed groups, as a user of the command meets them."""
+"""Scores under stress, curves, the published protocol, leaks and completed groups, as typed."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ import json
 from typing import Any
 
 import pytest
-import typer
+from commands import invoke
 from tiny_home import write_tiny_home
-from typer.testing import CliRunner, Result
+from typer.testing import Result
 
 from caeav.cli import evaluate, runs, train
 from caeav.manifests.core.errors import CaeavError
@@ -24,10 +24,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Home:
 
 
 def call(home: Home, *arguments: str) -> Result:
-    app = typer.Typer()
-    for module in (train, evaluate, runs):
-        module.register(app)
-    return CliRunner().invoke(app, [*arguments, "--home", str(home.root)])
+    return invoke((train, evaluate, runs), *arguments, "--home", home.root)
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +35,7 @@ def trained(home: Home) -> str:
     return name
 
 
-def test_eval_tells_the_score_with_and_without_stress(home: Home, trained: str) -> None:
+def test_eval_prints_the_score_with_and_without_stress(home: Home, trained: str) -> None:
     plain: dict[str, Any] = json.loads(call(home, "eval", "--run", trained, "--json").stdout)
     assert plain["stress"] == {} and plain["score_without_stress"] is None
     assert plain["score"] == plain["score_after_training"]
@@ -61,7 +58,7 @@ def test_eval_draws_curves_into_the_run(home: Home, trained: str) -> None:
     assert isinstance(both.exception, CaeavError)
 
 
-def test_a_published_run_is_marked_wherever_it_is_told(home: Home, trained: str) -> None:
+def test_a_published_run_is_marked_wherever_it_is_shown(home: Home, trained: str) -> None:
     assert "-published-" in trained
     assert "published, best epoch by test" in call(home, "runs", "ls").output
     assert "Published protocol" in call(home, "runs", "show", trained).output

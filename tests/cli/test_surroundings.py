@@ -1,4 +1,4 @@
-"""Streams that nobody reads any more, or that were closed from the beginning, and the exit status then."""
+"""Streams that nobody reads or that were closed from the beginning, signals, and the exit status then."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ def shell(script: str, *arguments: str, cwd: Path) -> subprocess.CompletedProces
 
 
 def closed_pipe() -> int:
-    """The end of a pipe into which is written, whose other end is closed."""
+    """The writing end of a pipe whose reading end is closed."""
     read, write = os.pipe()
     os.close(read)
     return write
 
 
-def test_a_reader_of_results_that_has_gone_ends_the_command_without_a_word(tmp_path: Path) -> None:
+def test_the_command_ends_silently_when_nobody_reads_its_results(tmp_path: Path) -> None:
     out = closed_pipe()
     done = subprocess.run(
         [*CAEAV, "models", "ls"], stdout=out, stderr=subprocess.PIPE, text=True, check=False
@@ -35,10 +35,10 @@ def test_a_reader_of_results_that_has_gone_ends_the_command_without_a_word(tmp_p
     assert (done.returncode, done.stderr) == (141, "")
 
 
-def test_results_that_find_no_room_are_an_error(tmp_path: Path) -> None:
+def test_results_that_cannot_be_written_are_an_error(tmp_path: Path) -> None:
     if not Path("/dev/full").exists():
         pytest.skip("there is no /dev/full here")
-    for arguments in (["models", "ls"], ["--version"]):  # found when it is written, or not before the end
+    for arguments in (["models", "ls"], ["--version"]):  # noticed when it is written, or only at the end
         done = shell('exec "$@" > /dev/full', *arguments, cwd=tmp_path)
         assert done.returncode == 1, arguments
         assert "error: " in done.stderr and "No space left" in done.stderr and "Traceback" not in done.stderr
@@ -46,7 +46,7 @@ def test_results_that_find_no_room_are_an_error(tmp_path: Path) -> None:
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a home in which twelve clips were made by a command without any stream."""
+    """A folder with a home in which a command without any stream has made twelve clips."""
     folder = tmp_path_factory.mktemp("made")
     done = shell('exec "$@" 2>&- >&- <&-', "synthesise", "--clips", "12", "--home", "home", cwd=folder)
     assert done.returncode == 0
@@ -54,14 +54,14 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_what_was_for_a_closed_stderr_does_not_get_into_the_result(made: Path) -> None:
+def test_messages_for_a_closed_stderr_do_not_reach_stdout(made: Path) -> None:
     shown = shell('exec "$@" 2>&-', "synthesise", "--clips", "12", "--home", "home", cwd=made)
     assert shown.returncode == 0 and "split train" in shown.stdout and "wrote" not in shown.stdout
     refused = shell('exec "$@" 2>&-', "store", "verify", "nothing", "--home", "home", cwd=made)
     assert (refused.returncode, refused.stdout) == (1, "")
 
 
-def test_nobody_listening_ends_no_extraction_and_costs_no_clip(made: Path) -> None:
+def test_an_unread_stderr_neither_ends_an_extraction_nor_costs_a_clip(made: Path) -> None:
     """The bar is drawn by threads that also settle clips."""
     line = [*CAEAV, "extract", "--dataset", "synthetic", "--home", "home", "--workers", "1", "--json"]
     err = closed_pipe()
@@ -70,7 +70,7 @@ def test_nobody_listening_ends_no_extraction_and_costs_no_clip(made: Path) -> No
     assert done.returncode == 0 and '"stored": 12' in done.stdout and '"quarantined": []' in done.stdout
 
 
-def test_a_closed_stream_s_number_is_given_to_no_file(tmp_path: Path) -> None:
+def test_the_number_of_a_closed_stream_is_given_to_no_file(tmp_path: Path) -> None:
     """What a library prints to it would be written into a shard."""
     script = (
         "from caeav.cli.surroundings import settle_in; settle_in(); import os, sys\n"
@@ -83,10 +83,10 @@ def test_a_closed_stream_s_number_is_given_to_no_file(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("sent", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
-def test_a_signal_while_something_is_imported_is_answered_when_that_is_done(
+def test_a_signal_during_an_import_is_handled_after_it(
     tmp_path: Path, sent: signal.Signals, status: int
 ) -> None:
-    """Modules that are imported may swallow an exception; torch, half set up in C++, aborts the process for it."""
+    """An imported module may swallow the exception; torch, half initialised in C++, aborts the process."""
     (tmp_path / "swallows.py").write_text(
         f"import os, time\ntry:\n    os.kill(os.getpid(), {int(sent)})\n    time.sleep(0.2)\n"
         "except BaseException:\n    print('swallowed')\nprint('imported')\n"
@@ -104,10 +104,8 @@ def test_a_signal_while_something_is_imported_is_answered_when_that_is_done(
 
 
 @pytest.mark.parametrize("sent", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_when_the_command_is_over_ends_the_process_without_a_word(
-    tmp_path: Path, sent: signal.Signals
-) -> None:
-    """Also one that came in an import a moment before."""
+def test_a_signal_after_the_command_ends_the_process_silently(tmp_path: Path, sent: signal.Signals) -> None:
+    """Also when another one came during an import just before."""
     script = (
         "import atexit, os, signal, sys, time\nimport caeav.cli\n"
         "signal.signal(signal.SIGINT, signal.default_int_handler)\n"

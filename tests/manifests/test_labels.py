@@ -210,7 +210,7 @@ def test_several_ends_before_their_starts_hint_at_lengths(tmp_path: Path) -> Non
 
 
 def test_a_single_end_before_its_start_is_a_plain_error(tmp_path: Path) -> None:
-    with pytest.raises(CaeavError, match="next: mend these lines"):
+    with pytest.raises(CaeavError, match="next: fix these lines"):
         read(tmp_path, HEAD + b"a.mp4,20,10,dog,\nb.mp4,30,40,dog,\nb.mp4,0,10,dog,\n")
 
 

@@ -310,7 +310,7 @@ def _parts(files: Sequence[Path], take: str, averages: bool) -> Parts | None:
     """Which dictionary of a torch file to take, announced where there is a choice; None for other files."""
     one = len(files) == 1 and files[0].suffix not in PLAIN_SUFFIXES
     if take and not one:
-        raise WeightsError(f"{files[0].name} has no parts", hint=f"leave {PART}{take} away")
+        raise WeightsError(f"{files[0].name} has no parts", hint=f"leave out {PART}{take}")
     parts = find_parts(files[0], take, averages=averages) if one else None
     if parts is not None and parts.others:
         tell(f"weights of {files[0].name}: {parts.in_words()}")

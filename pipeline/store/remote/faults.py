@@ -41,7 +41,7 @@ class Different(RemoteError):
 
 
 class Unusable(RemoteError):
-    """What no other attempt mends."""
+    """An error that no retry helps against."""
 
 
 @dataclass(frozen=True)
@@ -110,7 +110,7 @@ def attempts(
 
 
 def as_fault(url: str, error: Exception) -> RemoteError | None:
-    """An exception of the client library as an error to show; None for one that no other attempt mends."""
+    """An exception of the client library as an error to show; None for one that no retry helps against."""
     from obstore.exceptions import (
         AlreadyExistsError,
         BaseError,

@@ -1,4 +1,4 @@
-"""Initial values as the reference's (REFERENCE section 2), exactly where they are fixed, by moments where drawn."""
+"""Initial values as in the reference (REFERENCE section 2): fixed ones exactly, drawn ones by their moments."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from caeav.model.tasks.ave.head import TemporalAttention
 
 
 def assert_uniform(x: Tensor, bound: float) -> None:
-    """Drawn from U(-bound, bound): inside, reaching out to it, with its deviation."""
+    """Drawn from U(-bound, bound): within it, nearly reaching it, with its deviation."""
     assert x.abs().max() <= bound
     assert x.abs().max() >= 0.9 * bound
     assert x.std().item() == pytest.approx(bound / math.sqrt(3), rel=0.1)
@@ -28,7 +28,7 @@ def _seed() -> None:
     torch.manual_seed(0)
 
 
-def test_caste() -> None:
+def test_caste_starts_as_in_the_reference() -> None:
     m = Caste(96, 64)
     for layer in (m.spatial.attn.key, m.spatial.attn.value, m.spatial.attn.out):
         assert layer.weight.std().item() == pytest.approx(0.001, rel=0.05)
@@ -46,11 +46,11 @@ def test_caste() -> None:
     )
 
 
-def test_depthwise_biases_too() -> None:
+def test_depthwise_biases_are_uniform() -> None:
     assert_uniform(DepthwiseOverTime(512).bias, 1 / math.sqrt(3))
 
 
-def test_captions() -> None:
+def test_caption_adapter_and_mapper_start_as_in_the_reference() -> None:
     adapter = CaptionAdapter(768, 48, 64)
     assert adapter.down.weight.std().item() == pytest.approx(math.sqrt(2 / 768), rel=0.05)
     assert not adapter.down.bias.any() and not adapter.up.weight.any() and not adapter.up.bias.any()
@@ -58,14 +58,14 @@ def test_captions() -> None:
     assert_uniform(CaptionMapper(64).attn.query.weight, 1 / 8)
 
 
-def test_case() -> None:
+def test_case_starts_as_in_the_reference() -> None:
     m = Case(64, 32)
     assert m.selector.temperature.item() == 1.0
     assert m.contrastive_temperature.item() == pytest.approx(0.2)
     assert_uniform(m.audio_to_visual.weight, 1 / math.sqrt(32))
 
 
-def test_moe() -> None:
+def test_avmoe_starts_as_in_the_reference() -> None:
     m = AvMoe(64, 16, 32, 8, bottleneck=8, batch_norm=True)
     cross, uni = m.cross_experts[0], m.uni_experts[0]
     assert cross.latent_tokens.shape == (32, 64)
@@ -99,7 +99,7 @@ def test_moe_options_decide_which_parameters_exist() -> None:
     assert gated.uni_experts[0].attn_gate.item() == pytest.approx(0.1)
 
 
-def test_temporal_attention() -> None:
+def test_temporal_attention_starts_as_in_the_reference() -> None:
     m = TemporalAttention(48, 40, AveHeadConfig())
     first, second = m.visual_encoder.layers
     for (name, a), (_, b) in zip(first.named_parameters(), second.named_parameters(), strict=True):
@@ -114,7 +114,7 @@ def test_temporal_attention() -> None:
 
 
 def test_parameter_counts_at_real_sizes() -> None:
-    """CASTE and AVMoE of REFERENCE 2.5 and 2.14, CASE of 2.9, in millions; without the weights' memory."""
+    """CASTE and AVMoE of REFERENCE 2.5 and 2.14, CASE of 2.9, in millions; made without memory for weights."""
 
     def millions(module: nn.Module) -> float:
         return sum(p.numel() for p in module.parameters()) / 1e6

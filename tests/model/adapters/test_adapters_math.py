@@ -1,4 +1,4 @@
-"""What the vectors do not reach: odd shapes, hand-written backward passes, per-clip captions, masks, noise."""
+"""What the vectors do not reach: odd shapes, hand-written backward passes, captions per clip, masks, noise."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import math
 
 import pytest
 import torch
+from random_weights import random_double
 from torch import Tensor, nn
 
 from caeav.model.adapters.case import Case
@@ -21,13 +22,6 @@ from caeav.model.adapters.layers import (
 from caeav.model.adapters.moe import AvMoe, CrossExpert, UniExpert, latent_attention, load_balance
 
 DOUBLE = torch.float64
-
-
-def shaken(module: nn.Module) -> nn.Module:
-    """Every parameter random, so that no gate hides a part."""
-    for p in module.parameters():
-        nn.init.normal_(p, std=0.5)
-    return module.to(DOUBLE)
 
 
 def dense_caste(m: Caste, own: Tensor, other: Tensor, segments: int) -> Tensor:
@@ -46,7 +40,7 @@ def test_caste_on_selected_tokens_equals_the_dense_formula(
     mode: TemporalMode, segments: int, tokens: int, ratio: float
 ) -> None:
     torch.manual_seed(0)
-    m = shaken(Caste(9, 5, topk_ratio=ratio, gate_dim=6, temporal=mode))
+    m = random_double(Caste(9, 5, topk_ratio=ratio, gate_dim=6, temporal=mode))
     assert isinstance(m, Caste)
     own = torch.randn(3 * segments, tokens, 9, dtype=DOUBLE, requires_grad=True)
     other = torch.randn(3 * segments, 4, 5, dtype=DOUBLE, requires_grad=True)
@@ -64,7 +58,7 @@ def test_caste_on_selected_tokens_equals_the_dense_formula(
 
 def test_clips_do_not_mix() -> None:
     torch.manual_seed(0)
-    m = shaken(Caste(8, 6))
+    m = random_double(Caste(8, 6))
     own, other = torch.randn(2 * 5, 7, 8, dtype=DOUBLE), torch.randn(2 * 5, 3, 6, dtype=DOUBLE)
     before = m(own, other, 5).residual
     own[5:] += 1.0
@@ -98,7 +92,7 @@ def test_context_is_tokens_then_channels_whatever_the_order(
 ) -> None:
     torch.manual_seed(0)
     (n, c), (m, d) = own, other
-    moe = shaken(AvMoe(c, n, d, m, bottleneck=2))
+    moe = random_double(AvMoe(c, n, d, m, bottleneck=2))
     assert isinstance(moe, AvMoe)
     tokens = torch.randn(3, m, d, dtype=DOUBLE)
     mixed = moe.token_proj(tokens.transpose(1, 2)).transpose(1, 2)
@@ -116,7 +110,7 @@ def test_grouped_linear_is_a_grouped_convolution() -> None:
 
 def make_case(**options: float) -> tuple[Case, dict[str, Tensor]]:
     torch.manual_seed(0)
-    case = shaken(Case(16, 8, proj_dim=4, heads=4, **options))  # type: ignore[arg-type]
+    case = random_double(Case(16, 8, proj_dim=4, heads=4, **options))  # type: ignore[arg-type]
     assert isinstance(case, Case)
     given = {
         "visual": torch.randn(6, 5, 16, dtype=DOUBLE),
@@ -127,7 +121,7 @@ def make_case(**options: float) -> tuple[Case, dict[str, Tensor]]:
     return case, given
 
 
-def test_one_caption_a_clip_equals_the_caption_repeated_over_its_segments() -> None:
+def test_one_caption_per_clip_equals_the_caption_repeated_over_its_segments() -> None:
     case, given = make_case()
     case.eval()
     clip = case(**given, segments=3)
@@ -167,7 +161,7 @@ def test_counts_of_selected_tokens_at_real_sizes() -> None:
     assert {n: selected_count(n, 0.3) for n in real} == real
 
 
-def test_selector_weights_are_shares_and_its_noise_repeats_a_call() -> None:
+def test_selector_weights_sum_to_one_and_equal_noise_repeats_a_call() -> None:
     torch.manual_seed(0)
     selector, x = TokenSelector(0.3), torch.randn(4, 10, 6)
     noise = torch.empty(4, 10).exponential_()
@@ -191,7 +185,7 @@ def test_latent_attention_is_the_written_formula() -> None:
         torch.testing.assert_close(latent_attention(x, c, latents, gate)[n], want)
 
 
-def test_load_balance_is_least_for_even_use() -> None:
+def test_load_balance_is_smallest_for_even_use() -> None:
     even = load_balance(torch.tensor([[1.0, 0.0], [0.0, 1.0]]))
     assert even.item() == pytest.approx(2 * math.log(2))
     assert load_balance(torch.tensor([[0.9, 0.1]])).item() == pytest.approx(-math.log(0.9) - math.log(0.1))
@@ -246,13 +240,11 @@ def test_an_experts_gate_scales_what_it_adds(kind: str) -> None:
     assert found[0].any()
 
 
-def test_each_expert_counts_by_its_probability() -> None:
+def test_each_expert_is_weighted_by_its_probability() -> None:
     torch.manual_seed(0)
     layer = AvMoe(8, 5, 6, 7, bottleneck=4, latents=3).eval()
     nn.init.constant_(layer.cross_experts[0].out_gate, 0.7)
-    nn.init.constant_(
-        layer.uni_experts[0].out_gate, -0.4
-    )  # another, or it would not show whose gate is whose
+    nn.init.constant_(layer.uni_experts[0].out_gate, -0.4)  # different, to show whose gate is whose
     x, other = torch.randn(4, 5, 8), torch.randn(4, 7, 6)
     out = layer(x, other)
     context = layer.context(other)

@@ -1,4 +1,4 @@
-"""CASE's attention and feed-forward units: where they drop, what they pass on, half precision."""
+"""CASE's attention and feed-forward units: formulas, dropout, memory kept for the backward pass, half precision."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from random_weights import random_double
 from torch import Tensor, nn
 
 from caeav.model.adapters import memory
@@ -17,16 +18,9 @@ from caeav.model.adapters.case import AttentionUnit, FeedForwardUnit
 DOUBLE = torch.float64
 
 
-def shaken(module: nn.Module) -> nn.Module:
-    torch.manual_seed(1)
-    for p in module.parameters():
-        nn.init.normal_(p, std=0.5)
-    return module.to(DOUBLE)
-
-
 @pytest.mark.parametrize("masked", [False, True])
 def test_the_attention_unit_is_the_written_formula(masked: bool) -> None:
-    unit = shaken(AttentionUnit(8, heads=2)).eval()
+    unit = random_double(AttentionUnit(8, heads=2), seed=1).eval()
     query, source = (torch.randn(3, tokens, 8, dtype=DOUBLE) for tokens in (4, 5))
     mask = torch.ones(3, 5, dtype=torch.bool)
     if masked:
@@ -42,7 +36,7 @@ def test_the_attention_unit_is_the_written_formula(masked: bool) -> None:
 
 
 def test_the_feed_forward_unit_is_the_written_formula() -> None:
-    unit = shaken(FeedForwardUnit(6)).eval()
+    unit = random_double(FeedForwardUnit(6), seed=1).eval()
     x = torch.randn(2, 5, 6, dtype=DOUBLE)
     hidden = (x @ unit.fc_in.weight.t() + unit.fc_in.bias).clamp_min(0)
     wanted = unit.norm(x + hidden @ unit.fc_out.weight.t() + unit.fc_out.bias)
@@ -50,7 +44,10 @@ def test_the_feed_forward_unit_is_the_written_formula() -> None:
 
 
 def test_gradients_with_dropout() -> None:
-    attention, feed = shaken(AttentionUnit(4, heads=2)), shaken(FeedForwardUnit(4))
+    attention, feed = (
+        random_double(AttentionUnit(4, heads=2), seed=1),
+        random_double(FeedForwardUnit(4), seed=1),
+    )
     query, source = (torch.randn(2, n, 4, dtype=DOUBLE, requires_grad=True) for n in (3, 5))
 
     def seeded(unit: nn.Module, *given: Tensor) -> Tensor:
@@ -62,15 +59,15 @@ def test_gradients_with_dropout() -> None:
     assert torch.autograd.gradcheck(lambda x: seeded(feed, x), (query,))
 
 
-def test_each_rate_of_dropout_is_that_of_its_place(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_each_dropout_rate_is_used_in_its_place(monkeypatch: pytest.MonkeyPatch) -> None:
     dropped: list[tuple[tuple[int, ...], float]] = []
     attend = nn.functional.scaled_dot_product_attention
 
-    def noted(*given: Tensor, dropout_p: float, **options: Any) -> Tensor:
+    def recorded(*given: Tensor, dropout_p: float, **options: Any) -> Tensor:
         dropped.append((tuple(given[0].shape), dropout_p))
         return attend(*given, dropout_p=dropout_p, **options)
 
-    monkeypatch.setattr(nn.functional, "scaled_dot_product_attention", noted)
+    monkeypatch.setattr(nn.functional, "scaled_dot_product_attention", recorded)
     attention = AttentionUnit(8, heads=2, weight_dropout=0.25, dropout=0.5)
     feed = FeedForwardUnit(8, dropout=0.125)
     for part in (attention.dropout, feed.dropout):
@@ -101,9 +98,9 @@ def test_units_drop_in_training_only(rates: dict[str, float]) -> None:
         assert torch.equal(unit(), unit())
 
 
-def test_the_feed_forward_unit_drops_of_its_hidden_layer_and_of_what_it_adds() -> None:
-    """With torch's own dropout behind the ReLU and the same draws, the same numbers and gradients."""
-    feed = shaken(FeedForwardUnit(8))
+def test_the_feed_forward_unit_drops_in_its_hidden_layer_and_its_residual() -> None:
+    """Equals torch's own dropout after the ReLU with the same draws, gradients too."""
+    feed = random_double(FeedForwardUnit(8), seed=1)
     x = torch.randn(2, 3, 8, dtype=DOUBLE, requires_grad=True)
     sources = [x, *feed.parameters()]
     torch.manual_seed(0)
@@ -119,7 +116,7 @@ def test_the_feed_forward_unit_drops_of_its_hidden_layer_and_of_what_it_adds() -
 
 
 def kept_bytes(unit: nn.Module, *inputs: Tensor) -> int:
-    """What autograd keeps beside inputs and parameters."""
+    """Bytes that autograd keeps besides inputs and parameters."""
     sizes: dict[int, int] = {}
 
     def note(x: Tensor) -> Tensor:
@@ -134,7 +131,7 @@ def kept_bytes(unit: nn.Module, *inputs: Tensor) -> int:
 
 
 def test_little_is_kept_for_the_backward_pass() -> None:
-    """In tensors of the tokens' size, of 4-byte numbers: what is named here, and a byte a number for each mask."""
+    """In tensors as large as the tokens, 4 bytes a number: those named here, and one byte a number for each mask."""
     tokens = torch.randn(2, 100, 64)
     size, numbers = tokens.nbytes, 8 * 200  # mean and deviation of the norm
     feed = kept_bytes(FeedForwardUnit(64), tokens)  # a hidden layer of twice the width, the sum; two masks
@@ -149,7 +146,7 @@ def resident_bytes() -> int:
 
 @pytest.mark.skipif(memory.malloc_trim() is None, reason="this C library has no malloc_trim")
 @pytest.mark.parametrize("large", [True, False])
-def test_freed_memory_goes_back_before_large_gradients_are_made(
+def test_freed_memory_is_returned_before_large_gradients_are_made(
     large: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     weight = nn.Parameter(torch.zeros(1000))
@@ -162,7 +159,7 @@ def test_freed_memory_goes_back_before_large_gradients_are_made(
     assert (resident_bytes() < freed_between - 20e6) is large
 
 
-def test_both_units_give_memory_back(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_both_units_return_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     trims: list[Tensor] = []
     monkeypatch.setattr(memory, "_trim", trims.append)
     monkeypatch.setattr(memory, "WORTH_BYTES", 1)

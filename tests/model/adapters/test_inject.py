@@ -1,4 +1,4 @@
-"""Adapters inside live backbones: what stays frozen, what is replayed, and what equals what."""
+"""Adapters inside live backbones: what stays frozen, what is replayed, and what must be equal."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from random_weights import randomise
 from torch import Tensor
 
 from caeav.model.adapters.batch import NEGATIVE, AdapterError, CaptionSpec, Inputs, InputSpec, TokenBatch
@@ -26,7 +27,9 @@ from caeav.pipeline.store.record import Tap
 pytestmark = pytest.mark.skipif(importlib.util.find_spec("timm") is None, reason="timm is not installed")
 
 CLIPS, SEGMENTS = 2, 2
-SOUND = FrontEnd(rate_hz=2000, fft=128, hop=40, bands=16, low_hz=50, high_hz=900, image_size=64, window_s=2)
+FRONT_END = FrontEnd(
+    rate_hz=2000, fft=128, hop=40, bands=16, low_hz=50, high_hz=900, image_size=64, window_s=2
+)
 CONFIG = AdapterConfig(
     placement="inject",
     caste=CasteConfig(gate_dim=8),
@@ -36,12 +39,6 @@ CONFIG = AdapterConfig(
 LIVE_TAPS = {"visual": (Tap(FRAMES, 64 * 64, 3),), "audio": (Tap(WINDOWS, 2000, 1),)}
 CAPTIONS = {"visual_caption": CaptionSpec(5, 16), "audio_caption": CaptionSpec(5, 16)}
 FROM_FRAMES = InputSpec(SEGMENTS, **LIVE_TAPS, **CAPTIONS)
-
-
-def randomise(module: torch.nn.Module, std: float = 0.15) -> None:
-    """Weights of a trained network's kind: no gate, norm or bias at its start value."""
-    for parameter in module.parameters():
-        torch.nn.init.normal_(parameter, mean=1.0 if parameter.ndim == 1 else 0.0, std=std)
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +53,9 @@ def live() -> Live:
         "num_heads": (1, 2, 2, 4),
     }
     swin = LiveSwinV2(import_timm().create_model("swinv2_base_window12_192", num_classes=0, **sizes))
-    htsat = Htsat(HtsatConfig(front_end=SOUND, channels=8, depths=(2, 2, 2, 2), heads=(2, 2, 4, 4), window=4))
+    htsat = Htsat(
+        HtsatConfig(front_end=FRONT_END, channels=8, depths=(2, 2, 2, 2), heads=(2, 2, 4, 4), window=4)
+    )
     for module in (swin.module, htsat):
         randomise(module)
     return Live(swin, LiveHtsat(htsat))
@@ -125,14 +124,14 @@ def test_blocks_are_paired_as_in_the_reference() -> None:
 
 
 @pytest.mark.parametrize(("skip", "pairs"), [(1, [2, 2, 2, 2]), (2, [2, 0, 2, 0]), (3, [2, 2, 0, 2])])
-def test_every_nth_stage_goes_without_avmoe(live: Live, skip: int, pairs: list[int]) -> None:
+def test_every_nth_stage_has_no_avmoe(live: Live, skip: int, pairs: list[int]) -> None:
     trunk = build(live, avmoe=CONFIG.avmoe.model_copy(update={"num_skip": skip}))
     assert [len(stage.p1) for stage in trunk.stages] == [len(stage.p2) for stage in trunk.stages] == pairs
     assert all(stage.caste_visual is not None for stage in trunk.stages)
 
 
 @pytest.mark.parametrize("stage", ["stage2", "stage3", "stage4"])
-def test_replaying_a_cached_tap_is_the_live_run(live: Live, batch: TokenBatch, stage: str) -> None:
+def test_replaying_a_cached_tap_equals_the_live_run(live: Live, batch: TokenBatch, stage: str) -> None:
     spec, tokens = cached(live, batch)
     whole, replayed = build(live, inject_from=stage), build(live, spec, inject_from=stage)
     assert replayed.replayed and not whole.replayed
@@ -144,7 +143,7 @@ def test_replaying_a_cached_tap_is_the_live_run(live: Live, batch: TokenBatch, s
         assert x.any() or name.endswith("key.bias"), f"{name} is zero, nothing was compared"
 
 
-def test_adapters_before_the_first_stage_do_not_exist(live: Live) -> None:
+def test_stages_before_the_first_have_no_adapters(live: Live) -> None:
     trunk = build(live, inject_from="stage3")
     assert [sum(1 for _ in stage.parameters()) > 0 for stage in trunk.stages] == [False, False, True, True]
 
@@ -223,7 +222,7 @@ def test_frozen_parts_stay_in_eval_mode(live: Live, batch: TokenBatch) -> None:
     assert not any(m.training for module in live.modules for m in module.modules())
 
 
-def test_nothing_is_recorded_before_the_first_adapter(live: Live, batch: TokenBatch) -> None:
+def test_no_gradient_is_recorded_before_the_first_adapter(live: Live, batch: TokenBatch) -> None:
     out = build(live, inject_from="stage3")(batch)
     assert [out.aux[f"stage{i}.visual"].requires_grad for i in (1, 2, 3, 4)] == [False, False, True, True]
 
@@ -235,20 +234,20 @@ def test_device_and_dtype_reach_the_frozen_parts(live: Live) -> None:
     assert {p.dtype for module in live.modules for p in module.parameters()} == {torch.float32}
 
 
-def test_the_frozen_visual_backbone_alone(live: Live, batch: TokenBatch) -> None:
+def test_frozen_visual_is_the_backbone_without_adapters(live: Live, batch: TokenBatch) -> None:
     want = live.visual.module.eval().forward_features(batch.visual[FRAMES].flatten(0, 1)).flatten(1, 2)
     found = build(live).frozen_visual(batch.visual[FRAMES])
     assert torch.equal(found.flatten(0, 1), want) and not found.requires_grad
 
 
-def test_the_frozen_visual_backbone_from_a_cached_tap(live: Live, batch: TokenBatch) -> None:
+def test_frozen_visual_continues_from_a_cached_tap(live: Live, batch: TokenBatch) -> None:
     spec, taps = cached(live, batch)
     replayed = build(live, spec, inject_from="stage3")
     whole = build(live).frozen_visual(batch.visual[FRAMES])
     assert torch.allclose(replayed.frozen_visual(taps.visual["visual.stage2"]), whole, atol=1e-5)
 
 
-def test_frames_and_windows_as_a_store_holds_them(live: Live, batch: TokenBatch) -> None:
+def test_frames_and_windows_may_have_the_layout_of_a_store(live: Live, batch: TokenBatch) -> None:
     flat = batch.visual[FRAMES].flatten(3).transpose(2, 3)  # [B, T, H * W, 3]
     stored = replace(batch, visual={FRAMES: flat}, audio={WINDOWS: batch.audio[WINDOWS].unsqueeze(-1)})
     trunk = build(live)
@@ -256,7 +255,7 @@ def test_frames_and_windows_as_a_store_holds_them(live: Live, batch: TokenBatch)
     assert torch.equal(trunk(stored).audio, trunk(batch).audio)
 
 
-def test_a_head_that_looks_at_all_stages_sees_the_same_when_replaying(live: Live, batch: TokenBatch) -> None:
+def test_a_head_that_reads_all_stages_gets_the_same_when_replaying(live: Live, batch: TokenBatch) -> None:
     spec, taps = cached(live, batch)
     replayed, whole = build(live, spec, inject_from="stage3"), build(live, inject_from="stage3")
     assert [tap.name for tap in replayed.visual_stages] == [tap.name for tap in whole.visual_stages]
@@ -275,12 +274,12 @@ def test_discarded_frozen_audio_has_no_influence(live: Live, batch: TokenBatch) 
             self.module, self.embed = live.audio.module, live.audio.embed
             self.stages = [replace(s, blocks=(Forbidden(),) * len(s.blocks)) for s in live.audio.stages]
 
-    silent: Any = Live(live.visual, Mute())
+    without_blocks: Any = Live(live.visual, Mute())
     changes = {"inject": InjectConfig(discard_frozen_audio=True)}
-    assert torch.equal(build(silent, **changes)(batch).audio, build(live, **changes)(batch).audio)
+    assert torch.equal(build(without_blocks, **changes)(batch).audio, build(live, **changes)(batch).audio)
 
 
-def test_inputs_that_do_not_fit_are_named(live: Live, batch: TokenBatch) -> None:
+def test_inputs_that_do_not_fit_are_refused_by_name(live: Live, batch: TokenBatch) -> None:
     spec, _ = cached(live, batch)
     with pytest.raises(AdapterError, match=r"starts from visual\.frames and audio\.windows"):
         build(live, spec)
@@ -302,7 +301,7 @@ def test_backbones_of_unequal_depth_are_refused(live: Live) -> None:
         Live(live.visual, Short())  # type: ignore[arg-type]
 
 
-def test_a_model_is_built_on_it(live: Live, batch: TokenBatch) -> None:
+def test_a_network_is_built_on_live_backbones(live: Live, batch: TokenBatch) -> None:
     spec, tokens = cached(live, batch)
     config = model_class("ave")(
         adapters=CONFIG.model_copy(update={"inject_from": "stage3"}),

@@ -1,4 +1,4 @@
-"""Hand-written operations equal their plain formulas, values and gradients; AVMoE's cheaper reading of the context."""
+"""Hand-written operations equal their plain formulas, values and gradients; AVMoE's cheaper way to read the context."""
 
 from __future__ import annotations
 
@@ -178,7 +178,7 @@ def kept_shapes(run: Callable[[], Tensor]) -> set[tuple[int, ...]]:
     return {shape for shape in shapes if 7 in shape}
 
 
-def test_what_latents_read_through_the_maps_is_what_they_read_of_the_context() -> None:
+def test_latents_read_the_same_through_the_maps_as_from_the_context() -> None:
     torch.manual_seed(0)
     many = AvMoe(12, 5, 10, 7, bottleneck=4, latents=4, cross_experts=2)
     few = AvMoe(12, 5, 10, 7, bottleneck=4, latents=2, cross_experts=2)
@@ -215,7 +215,7 @@ def test_the_context_is_made_where_that_takes_fewer_operations() -> None:
                 )
 
 
-def test_tokens_attend_latents() -> None:
+def test_attend_latents_equals_its_plain_formula() -> None:
     torch.manual_seed(0)
     sources = x, latents, gate = tensor(2, 9, 5), tensor(2, 4, 5), tensor(1)
     wanted = x + gate * torch.softmax(0.3 * x @ latents.transpose(1, 2), -1) @ latents

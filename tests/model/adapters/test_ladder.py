@@ -1,4 +1,4 @@
-"""The ladder: nothing changes at first, everything can be switched off, a change travels from stage to stage."""
+"""The ladder: tokens are unchanged at first, every part can be switched off, changes travel from stage to stage."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def open_gates(module: nn.Module) -> None:
     [{"caste": False, "avmoe": False}, {"avmoe": False}, {"caste": False}, {}, {"avmoe": {"num_skip": 2}}],
     ids=["off", "caste", "avmoe", "both", "both-skipping"],
 )
-def test_tokens_leave_unchanged_at_first(parts: dict[str, Any], training: bool) -> None:
+def test_tokens_are_unchanged_at_first(parts: dict[str, Any], training: bool) -> None:
     spec = make_spec()
     trunk = LadderTrunk(spec, config(case=False, **parts)).train(training)
     batch = make_batch(spec)
@@ -80,7 +80,7 @@ def test_tokens_leave_unchanged_at_first(parts: dict[str, Any], training: bool) 
         assert out.agreement is None and out.losses == {} and out.aux == {}
 
 
-def test_each_part_says_what_it_did() -> None:
+def test_each_part_reports_its_outputs() -> None:
     spec = make_spec()
     out = LadderTrunk(spec, config())(make_batch(spec))
     assert out.agreement is not None and out.agreement.shape == (B, T)
@@ -102,7 +102,7 @@ def test_agreement_is_the_deepest_stages_mean_of_both_gates() -> None:
     torch.testing.assert_close(out.agreement, want.view(B, T))
 
 
-def test_taps_are_paired_from_the_deep_end() -> None:
+def test_taps_are_paired_from_the_deepest_on() -> None:
     spec = make_spec()
     trunk, batch = LadderTrunk(spec, config(case=False)), make_batch(spec)
     open_gates(trunk)

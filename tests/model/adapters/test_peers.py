@@ -1,4 +1,4 @@
-"""LAVISH's and DG-SCT's adapters against the formulas written out, their mends, and their places on the ladder."""
+"""LAVISH's and DG-SCT's adapters against the formulas written out, their fixes, and their places on the ladder."""
 
 from __future__ import annotations
 
@@ -132,7 +132,7 @@ def test_the_context_resized_from_grid_to_grid() -> None:
         ContextMaps(6, 16, 5, 6, resize=True)
 
 
-# ---- oddities and their mends ----
+# ---- oddities and their fixes ----
 
 
 def adapter(kind: Any, **options: Any) -> Any:
@@ -145,7 +145,7 @@ def adapter(kind: Any, **options: Any) -> Any:
 
 
 @pytest.mark.parametrize(("start", "apart"), [("zeros", False), ("uniform", True)])
-def test_latents_that_start_at_zero_stay_one(start: str, apart: bool) -> None:
+def test_latents_that_start_at_zero_stay_equal(start: str, apart: bool) -> None:
     made = adapter(LavishAdapter, latent_start=start)
     optimiser = torch.optim.Adam(made.parameters(), 0.05)
     x, other = torch.randn(4, 9, 8), torch.randn(4, 4, 8)
@@ -158,7 +158,7 @@ def test_latents_that_start_at_zero_stay_one(start: str, apart: bool) -> None:
 
 
 @pytest.mark.parametrize(("last", "acts"), [(False, False), (True, True)])
-def test_a_scale_of_whole_tokens_acts_only_behind_the_norm(last: bool, acts: bool) -> None:
+def test_scaling_whole_tokens_has_an_effect_only_after_the_norm(last: bool, acts: bool) -> None:
     made = adapter(DgSctAdapter, alpha=0.0, beta=0.5, spatial_last=last)
     x, other = 50 * torch.randn(4, 9, 8), torch.randn(4, 4, 8)
     made(x, other).residual.square().mean().backward()
@@ -166,7 +166,7 @@ def test_a_scale_of_whole_tokens_acts_only_behind_the_norm(last: bool, acts: boo
     assert (float(through) > 1e-3) == acts
 
 
-def test_the_size_of_a_gate_before_the_norm_does_not_act() -> None:
+def test_the_size_of_a_gate_before_the_norm_has_no_effect() -> None:
     made, x, other = adapter(LavishAdapter, gate_first=True), torch.randn(4, 9, 8), torch.randn(4, 4, 8)
     nn.init.normal_(made.up.weight, std=50)  # eps is small beside the variance
     found = []
@@ -194,7 +194,7 @@ def test_reference_follows_the_named_copy_and_revised_none(peer: str) -> None:
         part("reference", task_copy="mine")
 
 
-def test_only_one_kind_of_pairs() -> None:
+def test_two_kinds_of_pairs_are_refused() -> None:
     with pytest.raises(ValueError, match=r"avmoe.enabled and lavish.enabled are true; allowed: one of them"):
         AdapterConfig.model_validate({"lavish": {"enabled": True}})
 
@@ -251,7 +251,7 @@ def test_the_last_maps_of_dg_sct_pool_the_tokens() -> None:
     assert out.pooled_audio().shape == (2, 3, 16)
 
 
-def test_tokens_without_weights_count_alike() -> None:
+def test_tokens_without_weights_are_averaged() -> None:
     x = torch.randn(2, 3, 4, 5)
     assert torch.equal(token_mean(x, None), x.mean(dim=2))
     torch.testing.assert_close(token_mean(x, torch.full((2, 3, 4), 0.25)), x.mean(dim=2))

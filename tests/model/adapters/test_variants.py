@@ -1,4 +1,4 @@
-"""Variant and preset as bundles of settings; each fix changes what it says and nothing else."""
+"""Variant and preset as bundles of settings; each fix changes its own part and nothing else."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from random_weights import random_double
 from token_batches import SMALL, token_batch
 from torch import Tensor, nn
 
@@ -35,14 +36,6 @@ def changed(a: AdapterConfig, b: AdapterConfig) -> set[str]:
     return {name for name in old if old[name] != new[name]}
 
 
-def shaken(module: nn.Module) -> Any:
-    """Every parameter random, so that no gate hides a part."""
-    torch.manual_seed(3)
-    for p in module.parameters():
-        nn.init.normal_(p, std=0.5)
-    return module.to(DOUBLE)
-
-
 # ---- bundles -------------------------------------------------------------------------------------------------
 
 
@@ -63,7 +56,7 @@ def test_a_bundle_sets_exactly_its_settings() -> None:
     )
 
 
-def test_the_values_of_a_bundle_are_those_the_documentation_tells(repository: Path) -> None:
+def test_the_documentation_has_the_values_of_the_bundles(repository: Path) -> None:
     rows = [
         [cell.strip() for cell in line.strip("|").split("|")]
         for line in (repository / "docs" / "VARIANTS.md").read_text(encoding="utf-8").splitlines()
@@ -72,16 +65,16 @@ def test_the_values_of_a_bundle_are_those_the_documentation_tells(repository: Pa
     cells = {name: row[1:3] for row in rows for name in [row[0]]}
     at = {path: f" at {fixed}" for path, (_, fixed) in FIXES.items() if not isinstance(fixed, bool)}
     assert at and all(said in cells[f"`{path}`"][1] for path, said in at.items())
-    told: dict[str, tuple[str, str]] = {}
+    documented: dict[str, tuple[str, str]] = {}
     for names, (reference, lite) in cells.items():
         split = [names.replace("`", "").split(", "), reference.split(", "), lite.split(", ")]
         if set(split[0]) & set(SIZES):
-            told |= {name: (old, new) for name, old, new in zip(*split, strict=True)}
-    assert told == {name: (str(old or "full"), str(new)) for name, (old, new) in SIZES.items()}
+            documented |= {name: (old, new) for name, old, new in zip(*split, strict=True)}
+    assert documented == {name: (str(old or "full"), str(new)) for name, (old, new) in SIZES.items()}
 
 
 @pytest.mark.parametrize("path", FIXES)
-def test_one_fix_can_be_turned_back_or_taken_alone(path: str) -> None:
+def test_one_fix_can_be_switched_off_or_on_alone(path: str) -> None:
     part, _, name = path.rpartition(".")
     reference, revised = FIXES[path]
     for variant, value in (("revised", reference), ("reference", revised)):
@@ -90,7 +83,7 @@ def test_one_fix_can_be_turned_back_or_taken_alone(path: str) -> None:
         assert changed(AdapterConfig(variant=variant), config) == {path}  # type: ignore[arg-type]
 
 
-def test_given_settings_hold_in_whatever_form() -> None:
+def test_given_settings_override_a_bundle() -> None:
     config = AdapterConfig(variant="revised", case=CaseConfig(heads=4, gate_gradient=False))
     assert config.case.heads == 4 and not config.case.gate_gradient and config.case.selective_injection
 
@@ -119,7 +112,7 @@ def case_inputs() -> list[Tensor]:
 
 
 def make_case(**switches: Any) -> Any:
-    return shaken(Case(16, 8, proj_dim=4, heads=4, **switches)).eval()
+    return random_double(Case(16, 8, proj_dim=4, heads=4, **switches), seed=3).eval()
 
 
 def test_selective_injection_leaves_unselected_tokens_to_their_norm() -> None:
@@ -190,16 +183,16 @@ def test_scaled_attention_divides_by_the_root_of_the_width() -> None:
     want = x + 0.7 * torch.softmax(x @ x.mT / 3, -1).mT @ x
     torch.testing.assert_close(mutual_attention(x, gate, scaled=True), want)
     for kind in ("gated", "latent"):
-        pair = [shaken(UniExpert(8, 4, 2, attention=kind, scaled=s)) for s in (False, True)]  # type: ignore[arg-type]
+        pair = [random_double(UniExpert(8, 4, 2, attention=kind, scaled=s), seed=3) for s in (False, True)]  # type: ignore[arg-type]
         assert not torch.allclose(*(m(x[..., :8]) for m in pair))
-    pair = [shaken(CrossExpert(8, 4, 2, 3, scaled=s)) for s in (False, True)]
+    pair = [random_double(CrossExpert(8, 4, 2, 3, scaled=s), seed=3) for s in (False, True)]
     assert not torch.allclose(*(m(x[..., :8], c[..., :8]) for m in pair))
 
 
 def test_nonlinear_uni_experts_rectify_the_bottleneck() -> None:
     x = torch.randn(2, 5, 8, dtype=DOUBLE)
     options = {"pre_norm": False, "post_norm": False, "out_gate": False}
-    linear, fixed = (shaken(UniExpert(8, 4, 2, nonlinear=n, **options)) for n in (False, True))
+    linear, fixed = (random_double(UniExpert(8, 4, 2, nonlinear=n, **options), seed=3) for n in (False, True))
     torch.testing.assert_close(linear(-x), -linear(x))
     down, up = (torch.block_diag(*part.blocks()) for part in (fixed.down, fixed.up))
     torch.testing.assert_close(fixed(x), (x @ down.t()).relu() @ up.t())
@@ -271,15 +264,15 @@ def test_open_inner_gates_let_everything_learn_from_the_second_step() -> None:
 
 @pytest.mark.parametrize("masked", [True, False])
 @pytest.mark.parametrize("modality", ["visual", "audio"])
-def test_the_padding_of_a_caption_is_that_of_its_own_modality(modality: str, masked: bool) -> None:
+def test_each_caption_is_masked_by_the_padding_of_its_own_modality(modality: str, masked: bool) -> None:
     """Words of padding change nothing, real ones do; where padding is attended, as in the reference, all do."""
     spec = replace(SMALL, audio_caption=CaptionSpec(5, 16))
     trunk = LadderTrunk(spec, AdapterConfig.model_validate({
         "case": {"proj_dim": 4, "heads": 4, "mask_padding": masked}, "avmoe": {"enabled": False}
     }))  # fmt: skip
-    shaken(trunk).float().eval()
+    random_double(trunk, seed=3).float().eval()
     batch = token_batch(spec)
-    places = {"visual": [0, 3], "audio": [0, 1, 4]}  # real words, on purpose not the first ones
+    places = {"visual": [0, 3], "audio": [0, 1, 4]}  # real words, not the first ones on purpose
     for name, real in places.items():
         mask = torch.zeros(2, 5, dtype=torch.bool)
         mask[:, real] = True

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from caeav.model.tasks.avs.config import AvsHeadConfig
@@ -64,13 +63,21 @@ def build_decoder(v: Vector) -> nn.Module:
     return NamedDecoder(MaskDecoder(scales_of(v), config))
 
 
+def run_decoder(m: nn.Module, x: Tensors, v: Vector) -> Tensors:
+    """The mask, and the rectified maps that the masked losses read."""
+    maps = maps_of(x)
+    assert all((grid < 0).any() for grid in maps)  # else it would not show that they are rectified
+    logits, rectified = m(maps)
+    return {"mask_logits": logits} | {f"f{i}_after": grid for i, grid in enumerate(rectified, start=1)}
+
+
 def build_fusion(v: Vector) -> nn.Module:
     return FusionBlock(v.shape("input.coarse")[1], skip=v.has("input.skip"))
 
 
 def build_tpavi(v: Vector) -> nn.Module:
-    sound = v.has("input.audio")
-    return Tpavi(v.shape("input.visual")[1], v.shape("input.audio")[2] if sound else 1, with_audio=sound)
+    audio = v.has("input.audio")
+    return Tpavi(v.shape("input.visual")[1], v.shape("input.audio")[2] if audio else 1, with_audio=audio)
 
 
 def run_tpavi(m: nn.Module, x: Tensors, v: Vector) -> Tensors:
@@ -107,7 +114,7 @@ def run_temporal(m: nn.Module, x: Tensors, v: Vector) -> Tensors:
 
 
 def loss_inputs(x: Tensors) -> tuple[Tensor, list[Tensor], list[Tensor]]:
-    """Logits, maps and sounds of a loss vector, per clip."""
+    """Logits, maps and audio of a loss vector, per clip."""
     clips = x["a0"].shape[0]
     maps = [x[f"v{i}"].unflatten(0, (clips, -1)) for i in range(SCALES)]
     logits = x["mask_logits"].squeeze(1).unflatten(0, (clips, -1))
@@ -137,7 +144,7 @@ TABLE: dict[str, tuple[Callable[[Vector], nn.Module], Callable[..., Tensors]]] =
     "avs_temporal_attention": (build_temporal, run_temporal),
     "dgsct_temporal_avs": (build_peer_temporal, run_peer_temporal),
     "avs_tpavi": (build_tpavi, run_tpavi),
-    "avs_decoder": (build_decoder, lambda m, x, v: {"mask_logits": m(maps_of(x))[0]}),
+    "avs_decoder": (build_decoder, run_decoder),
     "avs_fusion_block": (build_fusion, lambda m, x, v: {"y": m(x["coarse"], x.get("skip"))}),
     "loss_avs_s4": (lambda v: nn.Module(), run_s4),
     "loss_avs_ms3": (lambda v: nn.Module(), run_ms3(masked_divergence)),
@@ -147,13 +154,3 @@ TABLE: dict[str, tuple[Callable[[Vector], nn.Module], Callable[..., Tensors]]] =
 
 def test_equals_the_reference(vector: Vector, check_vector: Callable[..., None]) -> None:
     check_vector(vector, *TABLE[vector.kind])
-
-
-def test_maps_handed_to_the_masked_losses_are_the_rectified_ones(vector: Vector) -> None:
-    after = vector.group("mid")
-    if vector.kind == "avs_decoder":
-        maps = maps_of(vector.group("input"))
-        _, seen = build_decoder(vector)(maps)
-        for i, grid in enumerate(seen, start=1):
-            torch.testing.assert_close(grid, after[f"f{i}_after"], rtol=0, atol=0)
-            assert (maps[i - 1] < 0).any()  # otherwise this says nothing

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from torch import Tensor, nn
+from vector_names import channels_first, channels_last
 
 from caeav.model.adapters.dg_sct import DgSctAdapter
 from caeav.model.adapters.lavish import LavishAdapter
@@ -35,16 +36,6 @@ class Flat(nn.Module):
         return self._run[0]
 
 
-def channels_first(x: Tensor) -> Tensor:
-    """Our `[BT, N, C]` as the vectors' `[BT, C, N, 1]`."""
-    return x.transpose(1, 2).unsqueeze(-1)
-
-
-def tokens(x: Tensor) -> Tensor:
-    """The vectors' `[BT, C, N, 1]` as our `[BT, N, C]`."""
-    return x.squeeze(-1).transpose(1, 2)
-
-
 def bottleneck(v: Vector) -> dict[str, Any]:
     switches = ("batch_norm", "pre_norm", "post_norm", "out_gate")
     return {
@@ -64,7 +55,9 @@ def build_lavish(v: Vector) -> nn.Module:
 
 def run_lavish(m: nn.Module, x: Tensors, v: Vector) -> Tensors:
     assert isinstance(m, Flat)
-    return {"y": channels_first(m.adapter(*(tokens(x[name]) for name in ("x", "context") if name in x)))}
+    return {
+        "y": channels_first(m.adapter(*(channels_last(x[name]) for name in ("x", "context") if name in x)))
+    }
 
 
 def build_dgsct(v: Vector) -> nn.Module:
@@ -83,7 +76,7 @@ def run_dgsct(m: nn.Module, x: Tensors, v: Vector) -> Tensors:
     assert isinstance(m, Flat)
     adapter = m.adapter
     assert isinstance(adapter, DgSctAdapter) and adapter.maps is not None
-    own, other = tokens(x["x"]), tokens(x["other"])
+    own, other = channels_last(x["x"]), channels_last(x["other"])
     out = adapter(own, other)
     attended = adapter.attend(own, other)
     found = {

@@ -1,4 +1,4 @@
-"""What a report names first: wrong labels, copies across splits, sound and picture apart; norms and dead channels."""
+"""What a report names first: wrong labels, copies across splits, audio of another class; norms, dead channels."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ TAPS = {"visual.s1": (4, 24), "audio.s1": (4, 24)}
 
 @pytest.fixture(scope="module")
 def planted(tmp_path_factory: pytest.TempPathFactory) -> tuple[StoreReader, dict[str, set[str]]]:
-    """480 clips; 30 with a wrong label, 30 with the sound of another class, 10 copies of train clips in test.
+    """480 clips; 30 with a wrong label, 30 with audio of another class, 10 copies of train clips in test.
 
-    Tokens stand for media here, so that the suite stays quick; `benchmarks/report_finds.py` does the same from
-    generated videos, by the commands.
+    Tokens stand in for media here, so that the suite stays quick; `benchmarks/report_finds.py` does the same with
+    generated videos and the commands.
     """
     rng = np.random.default_rng(3)
     names = [f"class {k}" for k in range(CLASSES)]
@@ -97,7 +97,7 @@ def test_nine_of_ten_planted_faults_are_among_the_first_hundred(
     assert all(key in page.cards for held in lists.values() for entry in held for key in entry["cards"])
 
 
-def test_norms_dead_channels_quarantine_and_notes_are_told(
+def test_norms_dead_channels_quarantine_and_notes_are_reported(
     planted: tuple[StoreReader, dict[str, set[str]]],
 ) -> None:
     store, _ = planted

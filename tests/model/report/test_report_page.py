@@ -1,4 +1,4 @@
-"""A report as people open it: in a browser that may ask nobody, with hostile names, by clicks, at three widths."""
+"""A report as people open it: in a browser without network, with hostile names, by clicks, at three widths."""
 
 from __future__ import annotations
 
@@ -7,13 +7,18 @@ import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 
 from caeav.cli.report import write_report
+from caeav.manifests.clip import Clip
 from caeav.manifests.core.errors import CaeavError
 from caeav.manifests.core.home import Home
+from caeav.manifests.masks import pack_mask
+from caeav.model.report.cards import Media, bare_card, with_row
 from caeav.model.report.page import (
     Page,
     Section,
@@ -27,6 +32,7 @@ from caeav.model.report.page import (
     text,
 )
 from caeav.model.report.recipes import best_so_far, recipes_section
+from caeav.model.report.run import open_run
 from caeav.model.tasks.config import StressConfig
 from caeav.model.train.comparison import Cell, Measures, complete
 from caeav.model.train.comparison_files import find_comparison, folder_of, publish_comparison, read_comparison
@@ -92,7 +98,7 @@ def opened(browser: Any, file: Path, width: int = 1280) -> tuple[Any, list[str]]
     page.on("request", lambda asked: asked.url.startswith(("data:", "blob:")) or wrong.append(asked.url))
     page.goto(file.as_uri())
     page.wait_for_timeout(300)
-    assert wrong.pop(0) == file.as_uri()  # the page itself is the one thing that is asked for
+    assert wrong.pop(0) == file.as_uri()  # the page itself is the only request
     return page, wrong
 
 
@@ -148,7 +154,7 @@ def test_nothing_is_wider_than_the_screen(
     assert not page.locator("nav").is_visible() and page.locator(".entry").first.is_visible()
 
 
-def test_names_are_text_whatever_they_say(plotly: None, browser: Any, tmp_path: Path) -> None:
+def test_hostile_names_are_shown_as_text(plotly: None, browser: Any, tmp_path: Path) -> None:
     card = {
         **dict.fromkeys(
             ("title", "split", "question", "truth", "problem", "strip", "sound", "agreement_name"), ""
@@ -298,7 +304,7 @@ def test_a_run_shows_the_comparison_that_it_is_part_of(
     assert part not in without
 
 
-def test_tables_that_are_none_are_told(
+def test_a_file_that_is_no_table_of_a_comparison_is_refused(
     tiny_home: Home, compared: tuple[Path, Comparison], tmp_path: Path
 ) -> None:
     folder, table = compared
@@ -316,7 +322,7 @@ def test_tables_that_are_none_are_told(
             read_comparison(tmp_path)
 
 
-def test_media_and_stores_that_are_gone_are_told_and_the_rest_is_shown(
+def test_media_and_stores_that_are_gone_are_reported_and_the_rest_is_shown(
     plotly: None, tiny_home: Home, runs: list[Run], tmp_path: Path
 ) -> None:
     file = write_report(tiny_home, [runs[0].name], out=tmp_path / "r.html")
@@ -353,19 +359,12 @@ def test_what_cannot_be_reported_is_refused_with_the_next_step(
     monkeypatch.undo()
     bare = Run(shutil.copytree(runs[0].folder, tiny_home.root / "bare"))
     (bare.folder / "result.json").unlink()
-    from caeav.model.report.run import open_run
-
     with pytest.raises(CaeavError, match="not finished"):
         open_run(bare, tiny_home)
     shutil.rmtree(bare.folder)
 
 
-def test_more_media_than_a_page_may_have_are_left_out_and_it_says_so() -> None:
-    from types import SimpleNamespace
-
-    from caeav.manifests.clip import Clip
-    from caeav.model.report.cards import Media, bare_card
-
+def test_more_media_than_a_page_may_have_are_left_out_with_a_note() -> None:
     clips = [Clip(f"c{i}", "x.mp4", 0.0, 2.0) for i in range(4)]
     media = Media(
         lambda asked: [SimpleNamespace(key=c.key, strip=b"x" * 40, sound=b"", problem="") for c in asked], 100
@@ -377,13 +376,7 @@ def test_more_media_than_a_page_may_have_are_left_out_and_it_says_so() -> None:
     assert all("too large" in card["problem"] for card in cards[2:])
 
 
-def test_cards_of_other_tasks_say_what_was_true_and_said(runs: list[Run]) -> None:
-    import numpy as np
-
-    from caeav.manifests.clip import Clip
-    from caeav.manifests.masks import pack_mask
-    from caeav.model.report.cards import bare_card, with_row
-
+def test_cards_of_every_task_show_truth_and_prediction(runs: list[Run]) -> None:
     common = {"key": "k", "split": "test", "labels": ["a"], "notes": [], "score": 0.5, "confidence": 0.9}
     bare = bare_card(Clip("k", "k.mp4", 0.0, 2.0), 2, 1.0)
     answer = {

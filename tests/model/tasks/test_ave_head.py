@@ -13,7 +13,7 @@ from caeav.model.adapters.batch import TrunkOutput
 from caeav.model.tasks.ave.config import AveHeadConfig
 from caeav.model.tasks.ave.head import AveHead, LocalisationHead
 from caeav.model.tasks.ave.loss import ave_loss, event_class
-from caeav.model.tasks.ave.metric import AveMetric, predict_seconds
+from caeav.model.tasks.ave.metric import AveMetric
 
 SMALL = AveHeadConfig(visual_in=16, audio_in=8, width=16, hidden=32)
 
@@ -31,27 +31,6 @@ def test_loss_by_hand() -> None:
     assert loss.relevance.item() == pytest.approx((3 * math.log(2) - math.log(0.75)) / 4)
     assert loss.event.item() == pytest.approx(math.log(2))
     assert loss.score.item() == pytest.approx((-math.log(0.75) + math.log(2)) / 2)
-
-
-def test_a_second_is_background_unless_relevance_exceeds_one_half() -> None:
-    relevance = torch.tensor([[0.0, 1e-3, -1.0]])
-    assert predict_seconds(relevance, torch.tensor([[0.1, 0.9, 0.2]])).tolist() == [[3, 1, 3]]
-
-
-def test_pooled_and_batch_mean_accuracy() -> None:
-    metric = AveMetric(classes=2)
-    yes, no = 5.0, -5.0
-    metric.update(torch.tensor([[yes, no]]), torch.tensor([[1.0, 0.0]]), one_hot([[0, 0]], 2))  # 1 of 2
-    metric.update(
-        torch.tensor([[yes, no], [no, no], [yes, yes]]),
-        torch.tensor([[0.0, 1.0]] * 3),
-        one_hot([[1, 2], [2, 2], [1, 0]], 2),
-    )  # 5 of 6
-    score = metric.compute()
-    assert score.accuracy == pytest.approx(6 / 8)
-    assert score.batch_mean_accuracy == pytest.approx((1 / 2 + 5 / 6) / 2)
-    assert score.per_class == pytest.approx((1 / 3, 1.0, 1.0))
-    assert sum(score.class_seconds) == 8
 
 
 def test_a_class_without_seconds_has_no_accuracy() -> None:

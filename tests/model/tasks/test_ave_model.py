@@ -111,7 +111,7 @@ def accuracy(model: Network, batch: TokenBatch) -> float:
 
 
 @pytest.mark.parametrize("parts", ["full", "none"])
-def test_learns_what_only_both_streams_tell(parts: str) -> None:
+def test_it_learns_what_only_both_streams_together_tell(parts: str) -> None:
     model = make(parts)
     losses = train(model, 80)
     assert sum(losses[-10:]) < 0.5 * sum(losses[:10])

@@ -16,13 +16,13 @@ from caeav.model.train.config_file import resolve_config
 
 
 class Batch:
-    """As much of a `TokenBatch` as scorers look at."""
+    """As much of a `TokenBatch` as scorers read."""
 
     def __init__(self, size: int, **targets: torch.Tensor) -> None:
         self.keys, self.targets = [str(i) for i in range(size)], targets
 
 
-def test_it_is_the_ratio_of_sums_over_drawn_clips() -> None:
+def test_an_interval_is_of_the_ratio_of_sums_over_drawn_clips() -> None:
     up, down = torch.tensor([3.0, 0.0, 5.0, 1.0]), torch.tensor([4.0, 2.0, 5.0, 9.0])
     found = intervals(Evidence({"score": (up, down)}, CLIPS), seed=3, resamples=50)
     drawn = np.random.default_rng(3).multinomial(4, [0.25] * 4, size=50)
@@ -35,14 +35,14 @@ def test_it_is_the_ratio_of_sums_over_drawn_clips() -> None:
     assert (found.count, found.resamples, found.unit) == (4, 50, CLIPS)
 
 
-def test_the_interval_of_a_mean_is_that_of_statistics() -> None:
+def test_the_interval_of_a_mean_is_the_normal_one() -> None:
     values = torch.from_numpy(np.random.default_rng(0).normal(0.5, 0.1, size=400))
     low, high = intervals(Evidence({"m": mean_of(values)}, CLIPS)).bounds["m"]
     centre, half = 100 * float(values.mean()), 196 * float(values.std()) / 20
     assert (low, high) == pytest.approx((centre - half, centre + half), abs=0.2)
 
 
-def test_same_seed_same_bounds_and_many_resamples_are_drawn_in_pieces() -> None:
+def test_bounds_follow_from_the_seed() -> None:
     evidence = Evidence({"m": mean_of(torch.linspace(0, 1, 30))}, CLIPS)
     assert intervals(evidence).bounds == intervals(evidence).bounds
     assert intervals(evidence).bounds != intervals(evidence, seed=1).bounds
@@ -57,7 +57,7 @@ def test_questions_of_one_clip_are_drawn_together() -> None:
     assert calls.by_clip([0, 0, 1, 1]) is calls
 
 
-def test_a_score_that_nothing_belongs_to_has_no_interval() -> None:
+def test_a_score_without_samples_has_no_interval() -> None:
     nothing, some = (torch.zeros(3), torch.zeros(3)), (torch.tensor([1.0, 0, 0]), torch.tensor([1.0, 0, 0]))
     assert intervals(Evidence({"none": nothing, "some": some}, CLIPS)).bounds == {"some": (100.0, 100.0)}
     few = torch.tensor([0.25]), torch.tensor([0.5])

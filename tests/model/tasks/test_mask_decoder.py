@@ -13,7 +13,7 @@ def doubled(x: torch.Tensor, corners: bool) -> torch.Tensor:
     return F.interpolate(x, scale_factor=2, mode="bilinear", align_corners=corners)
 
 
-def test_a_block_adds_the_changed_finer_map_and_doubles_from_corner_to_corner() -> None:
+def test_a_fusion_block_adds_the_finer_map_and_doubles_with_aligned_corners() -> None:
     torch.manual_seed(0)
     block, last = FusionBlock(3, rectified=False), FusionBlock(3, skip=False)
     coarse, finer = torch.randn(2, 1, 3, 4, 4)
@@ -23,7 +23,7 @@ def test_a_block_adds_the_changed_finer_map_and_doubles_from_corner_to_corner() 
     torch.testing.assert_close(last(coarse), doubled(last.out_unit(coarse), True))
 
 
-def test_the_mask_is_of_the_finest_map_doubled_by_pixels() -> None:
+def test_the_mask_is_made_of_the_finest_map_doubled_without_aligned_corners() -> None:
     torch.manual_seed(0)
     out, x = MaskOutput(3, 4, 2), torch.randn(1, 3, 5, 5)
     torch.testing.assert_close(out(x), out.conv3(out.conv2(doubled(out.conv1(x), False)).relu()))
@@ -41,7 +41,7 @@ def test_every_map_enters_at_its_own_scale() -> None:
     torch.testing.assert_close(seen, [m.relu() for m in maps])
 
 
-def test_the_visual_form_reads_the_mean_over_all_places() -> None:
+def test_tpavi_without_audio_attends_to_all_places() -> None:
     torch.manual_seed(0)
     layer = Tpavi(8, 6, with_audio=False).double().eval()
     torch.nn.init.normal_(layer.out_bn.weight)
@@ -49,6 +49,6 @@ def test_the_visual_form_reads_the_mean_over_all_places() -> None:
     places = x.flatten(1, 2)
     attention = layer.query(places) @ layer.key(places).transpose(1, 2) / 12
     wanted = layer.norm(x + layer.out_bn(layer.out_conv(attention @ layer.value(places))).view_as(x))
-    found, sound = layer(x)
+    found, audio = layer(x)
     torch.testing.assert_close(found, wanted)
-    assert sound is None
+    assert audio is None

@@ -11,7 +11,7 @@ from caeav.model.tasks.avs.prediction import Masks
 
 
 @pytest.mark.parametrize("hue", [0.0, 0.17, 0.33, 0.5, 0.67, 0.83])
-def test_edge_is_seen_on_things_of_any_hue(hue: float) -> None:
+def test_the_edge_of_a_mask_is_visible_on_any_hue(hue: float) -> None:
     colour = np.array([round(255 * part) for part in colorsys.hsv_to_rgb(hue, 1.0, 1.0)], np.uint8)
     frames = np.full((1, 160, 160, 3), colour)
     probability = np.zeros((1, 32, 32), np.float32)

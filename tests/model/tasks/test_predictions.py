@@ -68,7 +68,7 @@ def test_the_likeliest_answers_come_first_each_with_its_probability() -> None:
     assert [name for name, _ in few.best] == ["no", "yes"] and few.remarks() == []
 
 
-def test_the_answers_bars_go_down_from_the_likeliest() -> None:
+def test_the_bars_of_answers_are_sorted_by_probability() -> None:
     [panel] = answer().panels(TIMES, [])
     assert not panel.timed and panel.height == pytest.approx(0.7 + 5 * 0.3)
     axis = axis_of(panel)
@@ -103,7 +103,7 @@ def test_a_timeline_is_made_of_what_was_chosen() -> None:
     }  # fmt: skip
 
 
-def test_a_timelines_bars_have_the_colour_of_what_is_said() -> None:
+def test_the_bars_of_a_timeline_have_the_colour_of_the_predicted_event() -> None:
     axis = axis_of(timeline().panels(TIMES, [])[-1])
     colours = {name: to_hex(colour) for name, colour in colours_of(["bell", "dog"]).items()}
     said = [(bar.get_x(), bar.get_width(), to_hex(bar.get_facecolor())) for bar in bars_of(axis)]
@@ -141,7 +141,7 @@ def tracks() -> Tracks:
     return Tracks.of(("bell", "dog", "drum", "cat"), on, probability)
 
 
-def test_tracks_keep_apart_what_is_heard_and_what_is_seen() -> None:
+def test_tracks_keep_audio_and_visual_events_apart() -> None:
     found = tracks()
     assert found.rows(TIMES)[:2] == [
         {"segment": 1, "seconds": "10 to 12", "heard": "-", "seen": "dog 1.00"},
@@ -158,7 +158,7 @@ def test_tracks_keep_apart_what_is_heard_and_what_is_seen() -> None:
     assert facts["classes"] == ["bell", "dog", "drum", "cat"]
 
 
-def test_a_track_is_drawn_for_what_is_said_or_nearly() -> None:
+def test_a_track_is_drawn_for_classes_that_are_predicted_or_nearly() -> None:
     [panel] = tracks().panels(TIMES, [])
     assert panel.height == pytest.approx(0.5 + 3 * 0.42)
     axis = axis_of(panel)
@@ -261,7 +261,7 @@ def test_colours_are_by_order_and_text_of_files_is_plain() -> None:
     assert plain("abcdef", 6) == "abcdef" and plain("abcdefg", 6) == "abcde…"
 
 
-def test_spans_end_at_a_gap_of_nothing() -> None:
+def test_spans_end_at_a_gap() -> None:
     times = SegmentTimes(0.0, 1.0, 5)
     assert times.spans(["a", None, "a", "b", "b"]) == [("a", 0, 1), ("a", 2, 3), ("b", 3, 5)]
     assert times.segment_cells(2) == {"segment": 3, "seconds": "2 to 3"}
@@ -274,13 +274,13 @@ def prediction(agreement: bool = True) -> Prediction:
     return Prediction("c", TIMES, timeline(), (0.1, 0.2, 0.3, 0.4) if agreement else None)
 
 
-def test_a_picture_is_its_panels_below_each_other(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_picture_stacks_its_panels(monkeypatch: pytest.MonkeyPatch) -> None:
     made: list[Any] = []
-    keep = Figure.savefig
+    save = Figure.savefig
 
     def saved(figure: Any, *args: Any, **more: Any) -> None:
         made.append(figure)
-        keep(figure, *args, **more)
+        save(figure, *args, **more)
 
     monkeypatch.setattr(Figure, "savefig", saved)
     prediction_files.draw(prediction(), "title $x$")
@@ -307,7 +307,7 @@ def test_of_many_segments_only_some_have_a_tick() -> None:
     assert [x.get_text() for x in axis.get_xticklabels()][-3:] == ["57", "60", "61"]
 
 
-def test_a_report_of_another_file_or_question_is_not_written_over(tmp_path: Path) -> None:
+def test_a_report_of_another_file_or_question_is_not_overwritten(tmp_path: Path) -> None:
     folder, file, other = tmp_path / "out", tmp_path / "a.mp4", tmp_path / "b" / "a.mp4"
     assert prediction_files.folder_for(file, folder) == folder
     asked = [(file, "?"), (other, "?"), (file, ""), (file, " ? ")]
@@ -323,7 +323,7 @@ def test_a_report_of_another_file_or_question_is_not_written_over(tmp_path: Path
     assert prediction_files.folder_for(other, folder) == folder
 
 
-def test_a_report_holds_what_the_reading_found_and_its_files(tmp_path: Path) -> None:
+def test_a_report_holds_the_prediction_and_its_files(tmp_path: Path) -> None:
     whole = Prediction("c", TIMES, masks(), None, ((), ("sound",), (), ("picture", "sound")))
     written = prediction_files.write_prediction(
         whole, tmp_path / "x", "t", {"run": "r", "agreement": "not mine"}

@@ -1,4 +1,4 @@
-"""Probes: pooled tokens and one layer, in the task's own output; refused where the answer is not in them."""
+"""Probes: pooled tokens and one layer, in the task's own output; refused where they cannot hold the answer."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ def test_the_taps_of_a_probe_are_chosen() -> None:
 @pytest.mark.parametrize(
     ("task", "why"), [("avqa", "question and clip together"), ("avs-s4", "places of tokens")]
 )
-def test_tasks_whose_answer_is_not_in_a_mean_token_have_none(task: str, why: str) -> None:
+def test_tasks_whose_answer_is_not_in_a_mean_token_have_no_probe(task: str, why: str) -> None:
     with pytest.raises(CaeavError, match=f"a probe for {task}: .*{why}") as caught:
         build(task)
     assert "--recipe none" in caught.value.hint
@@ -103,6 +103,6 @@ def test_tasks_whose_answer_is_not_in_a_mean_token_have_none(task: str, why: str
     "other",
     ["model.adapters.lavish.enabled=true", "model.modalities=audio", "model.adapters.placement=inject"],
 )
-def test_a_probe_stands_alone(other: str) -> None:
+def test_a_probe_excludes_adapters_and_single_modalities(other: str) -> None:
     with pytest.raises(ConfigError, match=r"probe.kind is linear with .*--recipe probe"):
         resolve_config("ave", "probe", assignments=[other])

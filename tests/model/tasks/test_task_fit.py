@@ -15,9 +15,13 @@ from caeav.manifests.core.errors import CaeavError
 from caeav.manifests.lazy_clips import LazyClips
 from caeav.manifests.manifest import read_manifest, write_manifest
 from caeav.manifests.readers import MARKER_FILES
+from caeav.model.adapters import trunk as trunk_module
 from caeav.model.adapters.batch import TrunkOutput
 from caeav.model.adapters.config import AdapterConfig
 from caeav.model.adapters.live import Live, pair_blocks
+from caeav.model.tasks.ave.config import WeakAveLossConfig
+from caeav.model.tasks.ave.head import WeakAveHead
+from caeav.model.tasks.ave.loss import weak_ave_loss
 from caeav.model.tasks.base import TASKS
 from caeav.model.tasks.datasets import LAYOUTS, mismatch_hint, task_for_dataset, task_from_labels
 from caeav.model.tasks.sample import Sample, Samples, clip_samples
@@ -34,19 +38,19 @@ from caeav.pipeline.store.record import Tap
         ("avqa", "avs-ms3", "--task avs-ms3 --dataset avs-ms3"),
     ],
 )
-def test_the_task_that_suits_the_data_set_and_the_sets_that_suit_the_task(
+def test_a_mismatch_names_the_right_task_and_the_right_data_sets(
     task: str, dataset: str, instead: str
 ) -> None:
-    said = mismatch_hint(task, dataset)
-    assert f"caeav train {instead}, which" in said
+    hint = mismatch_hint(task, dataset)
+    assert f"caeav train {instead}, which" in hint
     for layout in LAYOUTS[task]:
-        assert layout in said
+        assert layout in hint
 
 
 @pytest.mark.parametrize(
     ("task", "dataset"), [("ave-weak", "ave"), ("avs-s4", "synthetic-avs-ms3"), ("avvp", "my-folder")]
 )
-def test_nothing_is_said_where_they_fit_or_nobody_knows(task: str, dataset: str) -> None:
+def test_no_hint_where_task_and_data_set_fit_or_are_unknown(task: str, dataset: str) -> None:
     assert mismatch_hint(task, dataset) == ""
 
 
@@ -60,7 +64,7 @@ def test_every_task_has_data_sets_of_its_own() -> None:
     [("ave", {"val", "test"}, "no train clip"), ("ave-weak", {"val"}, "no train clip"),
      ("avvp", {"train"}, "no val or test clip"), ("ave", {"train"}, ""), ("avvp", {"test"}, "")],
 )  # fmt: skip
-def test_without_events_there_is_nothing_to_learn_or_to_score(task: str, events: set[str], said: str) -> None:
+def test_missing_events_are_refused_with_their_split(task: str, events: set[str], said: str) -> None:
     clips = tuple(
         Clip(
             split, "a.mp4", 0, 4, split, (Event("dog", 0, 1),) if split in events else (), {"labels": ["dog"]}
@@ -105,7 +109,9 @@ TIMED, ONLY_HEARD = Event("dog", 0, 1), Event("dog", 0, 1, "audio")
         ([((), {"questions": []})], ""),
     ],
 )
-def test_labels_tell_their_task(rows: list[tuple[tuple[Event, ...], dict[str, Any]]], task: str) -> None:
+def test_the_task_follows_from_the_labels(
+    rows: list[tuple[tuple[Event, ...], dict[str, Any]]], task: str
+) -> None:
     clips = [Clip(f"c{i}", "a.mp4", 0, 4, "train", events, extra) for i, (events, extra) in enumerate(rows)]
     assert task_from_labels(Manifest("mine", 4, 1.0, ("dog",), tuple(clips))) == task
 
@@ -132,11 +138,11 @@ def test_samples_are_the_clips_of_the_splits_in_memory_and_in_a_file(
     assert [x.key for x in filed[1:3]] == ["c2", "c3"] and list(filed.keys[:2]) == ["c0", "c2"]
 
 
-def test_a_name_is_that_of_the_task_behind_it() -> None:
+def test_every_task_is_registered_under_its_name() -> None:
     assert {name: TASKS[name].name for name in TASKS.names()} == {name: name for name in TASKS.names()}
 
 
-def test_what_every_task_says_and_refuses_by_itself() -> None:
+def test_tasks_refuse_questions_and_missing_classes() -> None:
     clip = Clip("c", "a.mp4", 0, 4, "val")
     for name in ("ave", "avvp", "avs-s4"):
         task = TASKS[name]
@@ -151,10 +157,6 @@ def test_what_every_task_says_and_refuses_by_itself() -> None:
 
 
 def test_the_weak_task_builds_its_own_head_and_learns_from_clips() -> None:
-    from caeav.model.tasks.ave.config import WeakAveLossConfig
-    from caeav.model.tasks.ave.head import WeakAveHead
-    from caeav.model.tasks.ave.loss import weak_ave_loss
-
     config = resolve_config("ave-weak", assignments=["model.head.width=16"])
     trunk: Any = SimpleNamespace(visual_channels=12, audio_channels=8)
     inputs: Any = SimpleNamespace(classes=("a", "b", "c"))
@@ -170,35 +172,33 @@ def test_the_weak_task_builds_its_own_head_and_learns_from_clips() -> None:
     assert config.loss.model_dump()["clip"] == WeakAveLossConfig().clip == 1.0
 
 
-def test_a_trunk_is_beside_or_inside_the_backbones_as_configured(monkeypatch: pytest.MonkeyPatch) -> None:
-    from caeav.model.adapters import trunk as build
-
+def test_the_placement_decides_the_trunk(monkeypatch: pytest.MonkeyPatch) -> None:
     made: list[tuple[Any, ...]] = []
-    monkeypatch.setattr(build, "LadderTrunk", lambda *given: made.append(("ladder", *given)))
-    monkeypatch.setattr(build, "InjectTrunk", lambda *given: made.append(("inject", *given)))
+    monkeypatch.setattr(trunk_module, "LadderTrunk", lambda *given: made.append(("ladder", *given)))
+    monkeypatch.setattr(trunk_module, "InjectTrunk", lambda *given: made.append(("inject", *given)))
     spec, live = object(), object()
     config = AdapterConfig()
-    build.build_trunk(spec, config, live)  # type: ignore[arg-type]
+    trunk_module.build_trunk(spec, config, live)  # type: ignore[arg-type]
     inject = config.model_copy(update={"placement": "inject"})
-    build.build_trunk(spec, inject, live)  # type: ignore[arg-type]
+    trunk_module.build_trunk(spec, inject, live)  # type: ignore[arg-type]
     assert made == [("ladder", spec, config), ("inject", spec, live, inject)]
     with pytest.raises(CaeavError, match="no live backbones were given"):
-        build.build_trunk(spec, inject)  # type: ignore[arg-type]
+        trunk_module.build_trunk(spec, inject)  # type: ignore[arg-type]
 
 
-def test_live_backbones_name_their_taps_and_walk_in_step() -> None:
-    stages: Any = [SimpleNamespace(tokens=16 // 4**i, channels=8 * 2**i) for i in range(2)]
-    sound: Any = [SimpleNamespace(tokens=9 - i, channels=5 + i) for i in range(2)]
+def test_live_backbones_name_their_taps_and_pair_their_blocks() -> None:
+    visual_stages: Any = [SimpleNamespace(tokens=16 // 4**i, channels=8 * 2**i) for i in range(2)]
+    audio_stages: Any = [SimpleNamespace(tokens=9 - i, channels=5 + i) for i in range(2)]
     part: Any = SimpleNamespace
-    made = Live(part(stages=stages, module="eyes"), part(stages=sound, module="ears"))
-    assert made.modules == ("eyes", "ears")
+    made = Live(part(stages=visual_stages, module="v"), part(stages=audio_stages, module="a"))
+    assert made.modules == ("v", "a")
     assert made.taps(1) == (Tap("visual.stage2", 4, 16), Tap("audio.stage2", 8, 6))
     assert pair_blocks(6, 2) == [None, None, 0, None, None, 1]
     for visual, audio in ((3, 2), (2, 4), (2, 0)):
         with pytest.raises(CaeavError, match=f"{visual} visual and {audio} audio blocks"):
             pair_blocks(visual, audio)
     with pytest.raises(CaeavError, match="of 2 visual and 1 audio stages"):
-        Live(part(stages=stages), part(stages=sound[:1]))
+        Live(part(stages=visual_stages), part(stages=audio_stages[:1]))
 
 
 def test_several_samples_of_a_clip_share_its_place() -> None:

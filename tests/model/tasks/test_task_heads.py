@@ -211,7 +211,7 @@ def test_the_localising_head_is_wired_as_described() -> None:
     torch.testing.assert_close(out.event_scores, end.event_class(fused.amax(dim=1)) + 0.4 * score)
 
 
-def test_drawn_groups_follow_their_shares() -> None:
+def test_drawn_groups_follow_their_probabilities() -> None:
     """In training a segment falls to a group as often as the softmax says, not only to the likeliest."""
     torch.manual_seed(0)
     assign, logits = Assign(4, hard=True).train(), torch.tensor([2.0, 0.0, -1.0])
@@ -221,7 +221,7 @@ def test_drawn_groups_follow_their_shares() -> None:
     assert assigned.round().flatten().tolist() == [1, 0, 0]
 
 
-def test_an_empty_group_stays_small_and_a_share_is_an_average() -> None:
+def test_a_group_is_an_average_of_its_segments_and_small_when_empty() -> None:
     torch.manual_seed(0)
     assign = Assign(4, hard=False).eval()
     tokens, segments = torch.randn(1, 3, 4), torch.randn(1, 5, 4)
@@ -231,7 +231,7 @@ def test_an_empty_group_stays_small_and_a_share_is_an_average() -> None:
     torch.testing.assert_close(found.groups, assign.out(wanted))
 
 
-def test_seconds_of_their_own_make_the_modalitys_probability() -> None:
+def test_own_seconds_give_the_probability_of_their_modality() -> None:
     """The sure seconds weigh more; the reference's seconds are the clip's, times an attention."""
     torch.manual_seed(0)
     x, motion = trunk(), torch.randn(2, 5, 7)
@@ -289,7 +289,7 @@ def test_the_agreement_is_evidence_for_the_relevance_of_a_second() -> None:
     assert x.match.visual.grad is None and head.agreement.scale.grad is not None
 
 
-def test_weak_seconds_are_decided_with_the_agreement_but_taught_without() -> None:
+def test_weak_seconds_are_decided_with_the_agreement_but_trained_without() -> None:
     torch.manual_seed(0)
     config = WeakAveHeadConfig(width=8)
     head, x = WeakAveHead(12, 8, 3, config, agreement=True).eval(), replace(trunk(), match=some_match())
@@ -309,7 +309,7 @@ def test_motion_must_go_with_the_head() -> None:
     assert without(trunk()).audio_frame_prob.shape == (2, 5, 6)
 
 
-def test_avvp_classes_start_alike() -> None:
+def test_avvp_classes_start_equal() -> None:
     head = AvvpHead(12, 8, 6, 5, AVVP)
     assert not head.audio_class_tokens.any()
     assert head.audio_in.weight.std().item() == pytest.approx(0.02, rel=0.3)
@@ -419,7 +419,7 @@ def test_the_match_needs_negatives_only_when_there_are_some() -> None:
     assert out.answer_logits.shape == (2, 9)
 
 
-def test_negatives_of_the_batch_are_the_other_clips_as_the_adapters_left_them() -> None:
+def test_negatives_of_the_batch_are_the_other_clips_after_the_adapters() -> None:
     torch.manual_seed(0)
     config = AVQA.model_copy(update={"negatives": "batch", "input_norm": "batch", "dropout": 0.0})
     head = AvqaHead(12, 8, 9, 20, config).train()
@@ -434,7 +434,7 @@ def test_negatives_of_the_batch_are_the_other_clips_as_the_adapters_left_them() 
     assert head.eval()(x, asked, clip_of=places).match_negative is None
 
 
-def test_negatives_that_bypass_the_adapters_do_not_shift_what_scoring_normalises_by() -> None:
+def test_negatives_that_bypass_the_adapters_do_not_change_running_statistics() -> None:
     torch.manual_seed(0)
     x, asked = trunk(), torch.ones(2, 4, dtype=torch.long)
     heads = [
@@ -471,7 +471,7 @@ def test_widths_are_checked(config: type, values: dict[str, int], message: str) 
         config(**values)
 
 
-def test_the_answer_may_depend_on_the_clip_where_the_product_says_nothing() -> None:
+def test_a_hidden_layer_lets_the_answer_depend_on_the_clip_without_the_question() -> None:
     for hidden, differ in ((0, False), (16, True)):
         torch.manual_seed(0)
         head = AvqaHead(12, 8, 9, 20, AVQA.model_copy(update={"answer_hidden": hidden})).eval()

@@ -48,7 +48,7 @@ def test_avqa_loss_by_hand() -> None:
     assert loss.match.item() == pytest.approx((-math.log(0.75) - math.log(0.25)) / 2)
 
 
-def test_an_answer_in_no_list_teaches_nothing() -> None:
+def test_an_unlisted_answer_gives_no_loss() -> None:
     sure, logits = torch.zeros(2, 1, 2), torch.tensor([[0.0, 0.0], [9.0, 0.0]])
     assert avqa_loss(logits, sure, sure, torch.tensor([0, -1])).answer.item() == pytest.approx(LOG2)
     assert avqa_loss(logits, sure, sure, torch.tensor([-1, -1])).answer.item() == 0
@@ -94,8 +94,8 @@ def test_nearest_sound_is_never_the_frame_itself() -> None:
     assert loss.item() > 0
 
 
-def test_weak_labels_are_what_occurs_at_all_in_a_clip() -> None:
-    """Seconds of an event say no more than that it is there; background is no class."""
+def test_weak_labels_are_the_events_that_occur_in_a_clip() -> None:
+    """Whether an event occurs counts, not for how long; background is no class."""
     labels = torch.zeros(2, 4, 3)
     labels[0, 1, 0] = labels[1, :3, 1] = 1  # one second of the first class, three of the second
     labels[..., 2] = 1 - labels[..., :2].sum(dim=-1)

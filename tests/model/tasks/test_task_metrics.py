@@ -40,7 +40,9 @@ def track(text: str) -> Tensor:
         (".11.", ".11.", 1, 0, 0),
     ],
 )
-def test_runs_are_found_again(predicted: str, truth: str, hits: int, false_alarms: int, misses: int) -> None:
+def test_a_run_is_hit_when_at_least_half_of_it_overlaps(
+    predicted: str, truth: str, hits: int, false_alarms: int, misses: int
+) -> None:
     assert run_hits(track(predicted), track(truth)).tolist() == [hits, false_alarms, misses]
 
 
@@ -205,6 +207,7 @@ def test_the_mean_over_batches_and_the_hits_of_each_clip() -> None:
     assert found.accuracy == pytest.approx(9 / 12)
     assert found.batch_mean_accuracy == pytest.approx((6 / 8 + 3 / 4) / 2)
     assert found.per_class == pytest.approx((2 / 3, 2 / 3, 5 / 6))
+    assert sum(found.class_seconds) == 12
 
 
 def test_answers_are_pooled_by_type_and_modality() -> None:
@@ -236,7 +239,7 @@ def test_unknown_question_types_are_refused_before_anything_is_counted() -> None
 
 
 @pytest.mark.parametrize("metric", [AvvpMetric(2), AvsMetric()])
-def test_nothing_scored_is_no_score(metric: AvvpMetric | AvsMetric) -> None:
+def test_a_score_needs_an_update(metric: AvvpMetric | AvsMetric) -> None:
     with pytest.raises(ValueError, match="call update"):
         metric.compute()
 
@@ -261,7 +264,7 @@ def test_a_prediction_of_avvp_uses_the_threshold_of_its_scores() -> None:
     assert visual == [[False, True, False], [False, True, True]]
 
 
-def test_a_type_of_question_weighs_as_much_as_it_is_asked() -> None:
+def test_each_type_weighs_by_the_number_of_its_questions() -> None:
     metric = AvqaMetric()
     right, wrong = torch.tensor([[1.0, 0.0]]), torch.tensor([[0.0, 1.0]])
     for logits, kind in ((right, 0), (right, 0), (right, 0), (wrong, 1), (wrong, 4)):

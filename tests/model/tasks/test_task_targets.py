@@ -10,10 +10,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from caeav.manifests.clip import Clip, Event
+from caeav.manifests.clip import Clip, Event, Manifest
 from caeav.manifests.core.errors import CaeavError
-from caeav.model.adapters.batch import NEGATIVE, Epoch, Inputs, InputSpec, TokenBatch
+from caeav.manifests.masks import pack_mask
+from caeav.model.adapters.batch import NEGATIVE, Epoch, Inputs, InputSpec, TokenBatch, TrunkOutput
 from caeav.model.tasks.avqa.task import REFERENCE_FRAMES, Negatives
+from caeav.model.tasks.avs.task import masks_of
 from caeav.model.tasks.avvp.head import AvvpOutput
 from caeav.model.tasks.avvp.loss import avvp_loss
 from caeav.model.tasks.base import TASKS
@@ -71,7 +73,7 @@ def test_an_event_of_no_named_modality_is_seen_and_heard() -> None:
     assert found["labels"][0].tolist() == [1, 1, 1]  # of the clip, whatever the modality
 
 
-def test_a_rows_own_labels_are_those_of_the_clip_and_seconds_are_known_where_they_can_be() -> None:
+def test_clip_labels_come_from_the_row_and_seconds_are_known_where_possible() -> None:
     event = Event("dog", 0.0, 1.0)
     given = [
         sample(split="train", labels=["bell", "drum"]),
@@ -86,7 +88,7 @@ def test_a_rows_own_labels_are_those_of_the_clip_and_seconds_are_known_where_the
         TASKS["avvp"].targets(inputs(), [sample(labels=["cat"])])
 
 
-def test_the_keeps_of_the_configuration_smooth_each_its_own_modality() -> None:
+def test_each_keep_setting_smooths_its_own_modality() -> None:
     rng = torch.Generator().manual_seed(0)
     p = [torch.rand((2, 3), generator=rng) for _ in range(3)]
     frames, names = torch.rand(2, 4, 3), torch.randn(3, 3)
@@ -101,7 +103,7 @@ def test_the_keeps_of_the_configuration_smooth_each_its_own_modality() -> None:
 
 
 @pytest.mark.parametrize("threshold", [0.3, 0.7])
-def test_the_threshold_of_the_configuration_decides_scores_and_readings(threshold: float) -> None:
+def test_the_configured_threshold_decides_the_scores(threshold: float) -> None:
     config = resolve_config("avvp", assignments=[f"metric.threshold={threshold}"])
     task, truth = TASKS["avvp"], torch.ones(1, 4, 3)
     half = torch.full((1, 3), 0.5)
@@ -120,7 +122,7 @@ def asked(*words: str) -> Sample:
     return Sample("q", Clip("c", "c.mp4", 0.0, 4.0), "train", {"words": list(words), "text": " ".join(words)})
 
 
-def test_words_are_found_as_typed_or_with_another_first_letter_and_cut_to_their_places() -> None:
+def test_words_are_found_with_either_first_letter_and_cut_to_their_places() -> None:
     made = inputs(words=["<pad>", "How", "many", "bells", "<unk>"], places=4)
     rows = [asked("how", "Many", "bells"), asked("cats"), asked("How", "many", "bells", "many", "How")]
     assert TASKS["avqa"].extra_inputs(made, rows)["question"].tolist() == [
@@ -131,8 +133,6 @@ def test_words_are_found_as_typed_or_with_another_first_letter_and_cut_to_their_
 
 
 def test_vocabulary_and_answers_come_from_train_and_places_from_all() -> None:
-    from caeav.manifests.clip import Manifest
-
     def question(split: str, answer: str, *words: str) -> Sample:
         detail = {"words": list(words), "answer": answer, "type": ["Audio", "Counting"]}
         return Sample("q", Clip("c", "c.mp4", 0.0, 4.0), split, detail)
@@ -191,7 +191,7 @@ def test_negatives_are_drawn_from_seed_epoch_and_row_over_all_clips_and_segments
     assert data.drawn([0], None) is None and Frames(1, 10).drawn([0], Epoch(0, 1)) is None
 
 
-def test_frames_of_other_videos_are_drawn_only_for_a_match_that_counts() -> None:
+def test_frames_of_other_videos_are_drawn_only_where_the_match_loss_counts() -> None:
     for settings, changes in (
         (["loss.match=0.5", "model.head.negatives=mixed"], 1),
         (["loss.match=0.5", "model.head.negatives=batch"], 0),
@@ -205,8 +205,6 @@ def test_frames_of_other_videos_are_drawn_only_for_a_match_that_counts() -> None
 
 def test_objectives_read_each_modalitys_own_captions_in_float32() -> None:
     torch.manual_seed(0)
-    from caeav.model.adapters.batch import TrunkOutput
-
     aux = {f"proj_{name}": torch.randn(3, 2, 4) for name in ("visual", "audio")}
     aux |= {f"proj_{name}_caption": torch.randn(3, 4) for name in ("visual", "audio")}
     aux["contrastive_temperature"] = torch.tensor(0.2)
@@ -215,7 +213,9 @@ def test_objectives_read_each_modalitys_own_captions_in_float32() -> None:
     ok = torch.ones(3, 2, dtype=torch.bool)
     batch = TokenBatch(["a", "b", "c"], {}, {}, ok, ok)
     batch.visual_caption, batch.audio_caption = torch.randn(3, 2, 4), torch.randn(3, 2, 4)
-    batch.visual_caption[1] = batch.visual_caption[0]  # two pictures are described alike, no two sounds
+    batch.visual_caption[1] = batch.visual_caption[
+        0
+    ]  # two clips share their visual caption, none their audio caption
     batch.audio_caption_mask = torch.tensor([[True, False], [True, False], [True, True]])
     batch.audio_caption[2, 0] = batch.audio_caption[0, 0]
     alike = torch.eye(3, dtype=torch.bool)
@@ -232,8 +232,6 @@ def test_objectives_read_each_modalitys_own_captions_in_float32() -> None:
 
 
 def test_a_manifest_without_what_a_task_learns_from_is_refused() -> None:
-    from caeav.manifests.clip import Manifest
-
     made = Manifest("d", 4, 1.0, CLASSES, ())
     timed, bare = sample(Event("dog", 0.0, 1.0)), sample()
     for task, split in (("ave", "train"), ("avvp", "val"), ("avvp", "test")):
@@ -246,9 +244,6 @@ def test_a_manifest_without_what_a_task_learns_from_is_refused() -> None:
 
 
 def test_masks_are_packed_bits_and_only_known_frames_count() -> None:
-    from caeav.manifests.masks import pack_mask
-    from caeav.model.tasks.avs.task import masks_of
-
     rng = np.random.default_rng(0)
     truth = rng.random((2, 3, 5)) > 0.5
     texts = [pack_mask(truth[0]), None, pack_mask(truth[1]), None]

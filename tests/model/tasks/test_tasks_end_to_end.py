@@ -334,7 +334,7 @@ def test_masks_survive_as_bits_and_unknown_frames_are_not_scored(homes: dict[str
     assert sum(row["clips"] for row in scores.per_class) == len(masks)
 
 
-def test_the_number_of_clips_a_call_changes_the_f_measure_only(
+def test_the_number_of_clips_per_call_changes_only_the_f_measure(
     homes: dict[str, Home], runs: dict[str, Any]
 ) -> None:
     one, many = (
@@ -347,13 +347,11 @@ def test_the_number_of_clips_a_call_changes_the_f_measure_only(
     load_best(runs["avs-s4"][0], model)
     a, b = one.score(model, "test"), many.score(model, "test")
     assert a.value == pytest.approx(b.value) and b.details["clips_per_call"] == 4
-    assert a.details["f_measure"] > b.details["f_measure"]  # a threshold for each clip, or one for four
+    assert a.details["f_measure"] > b.details["f_measure"]  # one threshold per clip, or one for four clips
 
 
 @pytest.mark.parametrize(("variant", "reaches"), [("reference", False), ("revised", True)])
-def test_captions_reach_the_mask_through_the_picture_in_the_revision_only(
-    variant: str, reaches: bool
-) -> None:
+def test_captions_reach_the_mask_only_in_the_revised_variant(variant: str, reaches: bool) -> None:
     from caeav.model.adapters.batch import CaptionSpec, Inputs, InputSpec, TokenBatch
     from caeav.model.tasks.base import TASKS
     from caeav.model.train.config_file import config_class
@@ -362,7 +360,10 @@ def test_captions_reach_the_mask_through_the_picture_in_the_revision_only(
 
     spec = InputSpec(
         3,
-        *(tuple(Tap(n, *TAPS[n]) for n in TAPS if n.startswith(side)) for side in ("visual", "audio")),
+        *(
+            tuple(Tap(n, *TAPS[n]) for n in TAPS if n.startswith(modality))
+            for modality in ("visual", "audio")
+        ),
         CaptionSpec(4, 8),
         CaptionSpec(4, 8),
     )
@@ -413,7 +414,7 @@ def test_questions_are_rows_and_their_words_and_answers_are_saved(
     assert batch.extra["question"].shape == (2, 14) and NEGATIVE not in batch.extra
 
 
-def test_the_reference_s_negatives_depend_on_epoch_and_row_alone(homes: dict[str, Home]) -> None:
+def test_negatives_of_the_reference_depend_on_epoch_and_row_only(homes: dict[str, Home]) -> None:
     held, read = (
         experiment(
             homes, "avqa", "model.head.negatives=mixed", "loss.match=0.5", f"training.preload_mb={size}"
@@ -499,7 +500,7 @@ def test_the_f_measure_is_among_the_differences_of_two_runs(
     assert older is not None and [name for name, *_ in older.scores] == ["mean_iou"]
 
 
-def test_why_there_is_no_table_of_classes_is_said(homes: dict[str, Home], tmp_path: Path) -> None:
+def test_a_missing_table_of_classes_is_explained(homes: dict[str, Home], tmp_path: Path) -> None:
     rows = [(replace(clip, extra={"masks": clip.extra["masks"]}), *truth) for clip, *truth in avs_rows(8)]
     made = experiment({"avs-ms3": write_home(tmp_path, "hand", rows, ())}, "avs-ms3")
     assert "name none" in made.score(made.build(), "val").ungrouped

@@ -1,4 +1,4 @@
-"""The agreement of sound and picture: how it is taught, calibrated and judged, and who has one."""
+"""The agreement of audio and visual: how it is trained, calibrated and judged, and which models have one."""
 
 from __future__ import annotations
 
@@ -107,7 +107,7 @@ def test_without_labels_the_best_second_of_every_clip_counts_most() -> None:
     assert match.visual.grad is not None and match.visual.grad.any()
 
 
-def test_clips_that_share_a_label_are_not_held_against_each_other() -> None:
+def test_clips_that_share_a_label_are_no_negatives_for_each_other() -> None:
     match, seconds = some_match(), torch.ones(B, T)
     own, _ = parts_by_hand(match)
     alike = torch.tensor([[1.0, 1.0], [0.0, 1.0]])
@@ -120,7 +120,7 @@ def test_clips_that_share_a_label_are_not_held_against_each_other() -> None:
 
 
 @pytest.mark.parametrize("labelled", [True, False])
-def test_segments_without_a_medium_teach_nothing(labelled: bool) -> None:
+def test_segments_without_media_give_no_loss(labelled: bool) -> None:
     together = Together(torch.ones(B, T) if labelled else None)
     losses = []
     for far in (0.0, 1.0):
@@ -135,7 +135,7 @@ def test_segments_without_a_medium_teach_nothing(labelled: bool) -> None:
     assert correspondence(match, together, batch).item() == 0
 
 
-def test_swapped_sound_is_a_mismatched_pair_and_shifted_sound_is_left_out() -> None:
+def test_swapped_audio_is_a_mismatched_pair_and_shifted_audio_is_left_out() -> None:
     match, seconds = some_match(), torch.ones(B, T)
     own, crossed = parts_by_hand(match)
     moved = torch.tensor([[0, 0, 1], [2, 2, 2]])
@@ -147,7 +147,7 @@ def test_swapped_sound_is_a_mismatched_pair_and_shifted_sound_is_left_out() -> N
     assert math.isfinite(correspondence(match, Together(), pair_batch(sound_from=moved)).item())
 
 
-def test_augmentation_says_where_the_sound_is_from(tiny_home: Home) -> None:
+def test_augmentation_records_where_the_audio_is_from(tiny_home: Home) -> None:
     experiment = prepare(tiny_home, tiny_config())
     data = experiment.data["train"]
     rows = list(range(len(data)))
@@ -167,7 +167,7 @@ def test_augmentation_says_where_the_sound_is_from(tiny_home: Home) -> None:
     assert data.batch(rows).sound_from is None
 
 
-# ---- who has one -----------------------------------------------------------------------------------------------
+# ---- models with one ---------------------------------------------------------------------------------------------
 
 
 def tiny_config(*more: str, task: str = "ave", recipe: str = "full") -> Any:
@@ -181,7 +181,7 @@ def caste(config: Any) -> bool:
     return bool(config.model.adapters.caste.shared_agreement)
 
 
-def test_only_the_revised_method_shares_an_agreement_that_is_taught() -> None:
+def test_only_the_revised_method_shares_an_agreement_that_is_trained() -> None:
     assert caste(resolve_config()) and resolve_config().loss.correspondence == 1
     assert not caste(resolve_config(assignments=["model.variant=reference"]))
     assert not caste(resolve_config(assignments=["loss.correspondence=0"]))
@@ -190,7 +190,7 @@ def test_only_the_revised_method_shares_an_agreement_that_is_taught() -> None:
     assert not AdapterConfig(variant="revised", placement="inject").caste.shared_agreement
 
 
-def test_a_run_from_before_has_the_gates_it_was_trained_with() -> None:
+def test_an_older_run_keeps_the_gates_it_was_trained_with() -> None:
     values = resolve_config().model_dump(mode="json")
     del values["loss"]["correspondence"]
     for name in ("shared_agreement", "agreement_dropout", "agreement_gradient"):
@@ -234,7 +234,7 @@ def test_a_head_reads_an_agreement_only_where_there_is_one(task: str, tiny_home:
 
 
 @pytest.mark.parametrize("task", ["ave", "ave-weak", "avqa"])
-def test_a_file_from_before_means_what_it_meant(task: str, tmp_path: Path) -> None:
+def test_an_older_configuration_file_keeps_its_meaning(task: str, tmp_path: Path) -> None:
     values = resolve_config(task).model_dump(mode="json")
     path = tmp_path / "config.yaml"
 
@@ -253,7 +253,7 @@ def test_a_file_from_before_means_what_it_meant(task: str, tmp_path: Path) -> No
         assert not caste(config) and config.loss.correspondence == 0
     path.write_text(
         "model: {adapters: {caste: {topk_ratio: 0.5}}}"
-    )  # a user's own, which leaves the rest to us
+    )  # a user's own, which leaves the rest to defaults
     assert resolve_config(task, "full", path).loss.correspondence == 1
 
 
@@ -294,7 +294,7 @@ def test_the_calibration_error_by_hand() -> None:
     assert calibration_error(rows) == pytest.approx((2 * 0.45 + 2 * 0.025) / 4)
 
 
-def test_a_calibration_finds_what_the_logits_were_distorted_by() -> None:
+def test_a_calibration_finds_the_distortion_of_the_logits() -> None:
     rng = np.random.default_rng(0)
     real = rng.normal(scale=2, size=20000)
     truth = rng.random(20000) < 1 / (1 + np.exp(-real))
@@ -334,7 +334,7 @@ def test_the_truth_of_generated_sets_is_read_back(tmp_path: Path) -> None:
 # ---- labels that follow ----------------------------------------------------------------------------------------
 
 
-def test_labels_of_events_follow_the_sound(tiny_home: Home) -> None:
+def test_labels_of_events_follow_the_audio(tiny_home: Home) -> None:
     experiment = prepare(tiny_home, tiny_config())
     data = experiment.data["test"]
     plain = data.batch(range(len(data))).targets["labels"]
@@ -402,7 +402,7 @@ def test_each_track_of_llp_follows_its_own_modality() -> None:
 
 
 @pytest.mark.parametrize(("task", "recipe"), [("ave", "caste"), ("ave-weak", "caste")])
-def test_a_run_knows_where_sound_and_picture_belong_together(
+def test_a_trained_run_tells_where_audio_and_visual_belong_together(
     tiny_home: Home, task: str, recipe: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = tiny_config("training.epochs=12", "optimiser.lr=0.005", task=task, recipe=recipe)
@@ -450,8 +450,10 @@ def test_models_without_a_shared_agreement_have_no_calibration(tiny_home: Home) 
         assert judged is None or judged.quantity == GATE
 
 
-def test_truth_is_handed_in_by_the_benchmark_alone(tiny_home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its network reads the truth of each clip; the same experiment as the product builds it does not."""
+def test_only_the_benchmark_gives_its_network_the_truth(
+    tiny_home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its network reads the truth of each clip; that of an ordinary experiment does not."""
     monkeypatch.syspath_prepend(str(Path(__file__).parents[3] / "benchmarks"))
     import agreement as benchmark
 

@@ -109,7 +109,7 @@ def test_a_card_says_how_the_score_came_about_and_how_to_repeat_it(experiment: E
     assert "class by class" not in early and "| also |" not in early
 
 
-def test_what_is_said_besides_a_score() -> None:
+def test_remarks_beside_a_score() -> None:
     made = {
         "rows": "clips",
         "bare": {"val": [3, 72], "test": [0, 60]},
@@ -125,7 +125,7 @@ def test_what_is_said_besides_a_score() -> None:
     assert besides({"rows": "clips"}) == besides({"rows": "clips", "bare": {}, "peaks": {}}) == []
 
 
-def test_before_training_it_is_said_what_joins_what_and_how_large_it_is(
+def test_the_introduction_names_stores_clips_sizes_and_remarks(
     experiment: Experiment, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(card, "clip_bytes", lambda joined: 3 * 2**19)
@@ -162,7 +162,7 @@ def test_before_training_it_is_said_what_joins_what_and_how_large_it_is(
     assert any(line.endswith("MiB read from the stores as needed") for line in lines)
 
 
-def test_several_questions_a_clip_are_told_apart_from_clips(experiment: Experiment) -> None:
+def test_questions_and_clips_are_counted_separately(experiment: Experiment) -> None:
     samples = list(experiment.joined.splits["val"])
     twice = replace(
         experiment.joined,
@@ -180,7 +180,7 @@ def test_several_questions_a_clip_are_told_apart_from_clips(experiment: Experime
     assert f"  clips     {clips}" in lines
 
 
-def test_an_environment_is_told_with_versions_device_and_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_environment_lists_versions_device_and_threads(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(provenance, "PACKAGES", ("torch", "no-such-package"))
     found = describe_environment(torch.device("cpu"))
     assert found["packages"] == {"torch": provenance.version("torch"), "no-such-package": None}
@@ -204,7 +204,7 @@ def test_only_what_can_change_numbers_is_a_difference() -> None:
     assert environment_differences(old, then) == ["caeav: None -> 1", "torch: None -> 2", "numpy: None -> 3"]
 
 
-def test_stores_of_all_runs_are_referred_to_and_a_run_that_does_not_say_is_named(
+def test_referenced_stores_are_those_of_all_runs_and_an_incomplete_run_is_named(
     make_home: Any,
 ) -> None:
     from caeav.model.train.runs import referenced_stores

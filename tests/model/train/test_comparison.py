@@ -98,7 +98,7 @@ def test_a_comparison_killed_five_times_gives_the_undisturbed_table(
     assert len(list(home.runs.iterdir())) == len(RECIPES) * 2  # nothing was trained twice
 
 
-def test_what_is_done_is_not_done_again(undisturbed: tuple[Home, Comparison, float]) -> None:
+def test_finished_work_is_not_repeated(undisturbed: tuple[Home, Comparison, float]) -> None:
     home, table, _ = undisturbed
     found = plan(home, experiments(home), (0, 1))
     assert {one.run and one.run.name for one in found} == {name for row in table.rows for name in row.runs}
@@ -137,7 +137,7 @@ def test_a_measure_that_is_missing_is_added(undisturbed: tuple[Home, Comparison,
     assert read_measured(cell.run) == before
 
 
-def test_the_table_says_what_the_runs_say(undisturbed: tuple[Home, Comparison, float]) -> None:
+def test_the_table_holds_the_numbers_of_the_runs(undisturbed: tuple[Home, Comparison, float]) -> None:
     home, table, _ = undisturbed
     cells = {(c.config.recipe, c.config.seed): c.run for c in plan(home, experiments(home), (0, 1))}
     none = table.rows[1]

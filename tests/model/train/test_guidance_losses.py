@@ -58,7 +58,7 @@ def test_clips_with_the_same_caption_are_no_negatives() -> None:
     assert caption_contrast(clips[:1], captions[:1], same[:1, :1], torch.tensor(0.2)).item() == 0
 
 
-def test_same_captions_are_told_by_their_real_tokens() -> None:
+def test_same_captions_are_recognised_by_their_real_tokens() -> None:
     tokens = torch.randn(4, 3, 2, dtype=torch.float32).half()
     mask = torch.tensor([[True, True, False]] * 3 + [[True, True, True]])
     tokens[1] = tokens[0]
@@ -71,7 +71,7 @@ def test_same_captions_are_told_by_their_real_tokens() -> None:
     assert torch.equal(same_caption(tokens, None)[0, 1], torch.tensor(False))
 
 
-def test_temperature_stays_in_bounds_and_finds_back() -> None:
+def test_temperature_stays_in_bounds_and_can_return_from_outside() -> None:
     for given, effective in ((0.2, 0.2), (5.0, 1.0), (1e-4, 0.02), (-1.0, 0.02)):
         assert bounded_temperature(torch.tensor(given)).item() == pytest.approx(effective, rel=1e-6)
     above = torch.tensor(1.5, requires_grad=True)
@@ -109,7 +109,7 @@ def test_entropy_by_hand() -> None:
     assert selection_entropy(torch.ones(2, 3, 1)).item() == 0
 
 
-def test_entropy_of_a_selector_that_is_sure_has_a_gradient() -> None:
+def test_entropy_of_a_certain_selector_has_a_finite_gradient() -> None:
     logits = torch.tensor([[[400.0, 0.0, -400.0]]], requires_grad=True)  # two probabilities underflow to 0
     selection_entropy(logits.softmax(dim=-1)).backward()
     assert logits.grad is not None and logits.grad.isfinite().all()

@@ -16,9 +16,9 @@ from caeav.pipeline.store import Quarantined, Recipe, Record, open_for_writing
 
 KEYS = tuple(f"clip{number}" for number in range(6))
 ARRAYS = {
-    "seen": {"visual.stage1": np.ones((2, 3, 4), np.float16)},
-    "heard": {"audio.stage1": np.ones((2, 3, 4), np.float16)},
-    "said": {
+    "visual": {"visual.stage1": np.ones((2, 3, 4), np.float16)},
+    "audio": {"audio.stage1": np.ones((2, 3, 4), np.float16)},
+    "captions": {
         f"{modality}_caption{end}": np.ones(shape, dtype)
         for modality in ("visual", "audio")
         for end, shape, dtype in (("", (5, 4), np.float16), ("_mask", (5,), np.bool_))
@@ -33,7 +33,7 @@ def home(tmp_path) -> Home:
     clips = tuple(Clip(key, f"{key}.mp4", 0.0, 2.0, "train", (Event("bell", 0.0, 1.0),)) for key in KEYS)
     manifest = Manifest("three", 2, 1.0, ("bell",), clips)
     for number, (name, arrays) in enumerate(ARRAYS.items()):
-        recipe = Recipe("captions" if name == "said" else "tokens", name, {"shard_clips": 4})
+        recipe = Recipe("captions" if name == "captions" else "tokens", name, {"shard_clips": 4})
         with open_for_writing(home.stores / "three", recipe, manifest) as writer:
             writer.quarantine(Quarantined(KEYS[number], "decode", "made to fail", 1))
             for plan in writer.plan():
@@ -42,26 +42,26 @@ def home(tmp_path) -> Home:
     return home
 
 
-@pytest.mark.parametrize("names", [*itertools.permutations(("seen", "heard"))])
-@pytest.mark.parametrize("filed", [False, True])
+@pytest.mark.parametrize("names", [*itertools.permutations(("visual", "audio"))])
+@pytest.mark.parametrize("lazy", [False, True])
 def test_the_quarantine_of_every_store_counts(
-    home: Home, names: Sequence[str], filed: bool, monkeypatch: pytest.MonkeyPatch
+    home: Home, names: Sequence[str], lazy: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    if filed:
+    if lazy:
         monkeypatch.setattr("caeav.manifests.manifest.LAZY_BYTES", 1)
     joined = join_stores(home, "three", names)
-    assert isinstance(joined.manifest.clips, LazyClips) == filed
+    assert isinstance(joined.manifest.clips, LazyClips) == lazy
     assert [sample.clip.key for sample in joined.splits["train"]] == list(KEYS[3:])
     assert sorted(joined.left_out["train"]) == list(KEYS[:3])
     assert any("3 clips" in text and "in quarantine" in text for text in joined.remarks), joined.remarks
 
 
-def test_a_clip_that_one_store_neither_has_nor_quarantines_is_refused_though_another_lacks_it_too(
+def test_a_clip_that_one_store_neither_has_nor_quarantines_is_refused(
     home: Home,
 ) -> None:
     """A clip in one store's quarantine must still be accounted for by the others."""
-    joined = join_stores(home, "three", ["seen", "heard"])
+    joined = join_stores(home, "three", ["visual", "audio"])
     stores = {store.recipe.name: store for store in joined.stores}
-    stores["heard"].quarantined = ()
-    with pytest.raises(JoinError, match=r"clip1.* of 6 have no tokens in .*tokens-heard"):
-        join(joined.manifest, [stores["seen"], stores["heard"]], None)
+    stores["audio"].quarantined = ()
+    with pytest.raises(JoinError, match=r"clip1.* of 6 have no tokens in .*tokens-audio"):
+        join(joined.manifest, [stores["visual"], stores["audio"]], None)

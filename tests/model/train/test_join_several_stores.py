@@ -63,7 +63,7 @@ def batch(home: Home, names: list[str]) -> tuple[dict[str, torch.Tensor], dict[s
     return dict(read.visual), dict(read.audio)
 
 
-def test_pictures_of_one_store_and_sound_of_another(home: Home) -> None:
+def test_visual_taps_of_one_store_join_audio_taps_of_another(home: Home) -> None:
     stores = folders(home)
     visual, audio = batch(home, [stores["bfloat16"], stores["int8"]])
     both_visual, both_audio = batch(home, [stores["float16"]])
@@ -89,7 +89,7 @@ def test_a_tap_in_two_stores_is_refused_with_the_way_to_choose(home: Home) -> No
     assert all(torch.equal(audio[name], both_audio[name]) for name in both_audio)
 
 
-def test_a_modality_that_is_none_is_refused(home: Home) -> None:
+def test_an_unknown_or_missing_modality_is_refused(home: Home) -> None:
     with pytest.raises(JoinError, match="names no modality"):
         join_stores(home, "synthetic", [f"{folders(home)['float16']}:smell"], captions=False)
     with pytest.raises(JoinError, match="no audio taps"):

@@ -46,7 +46,7 @@ def score(experiment: Experiment, run: Run, *splits: str, fails: bool = False) -
             raise KeyboardInterrupt
 
 
-def test_a_row_says_what_the_adapters_did(needs: Any, trained: tuple[Run, Experiment]) -> None:
+def test_a_row_holds_what_the_adapters_did(needs: Any, trained: tuple[Run, Experiment]) -> None:
     needs("pyarrow")
     run, experiment = trained
     rows = list(read_predictions(run))
@@ -119,7 +119,7 @@ def test_keeping_reads_and_computes_nothing_twice(
     assert sum(passes) == 12
 
 
-def test_numbers_that_are_none_are_null_and_notes_come_from_the_record(
+def test_nan_is_stored_as_null_and_notes_come_from_the_record(
     trained: tuple[Run, Experiment], copy: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run, experiment = copy, trained[1]

@@ -1,4 +1,4 @@
-"""The progress bar: where it stands, also after an interruption within an epoch."""
+"""Progress bar, metrics log and TensorBoard, also of resumed trainings."""
 
 from __future__ import annotations
 
@@ -8,15 +8,11 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from commands import Terminal
 
 from caeav.model.train import log as journal
 from caeav.model.train.log import MetricsLog, ProgressBar, TensorBoardLog, read_metrics
 from caeav.model.train.resume import Progress
-
-
-class Terminal(io.StringIO):
-    def isatty(self) -> bool:
-        return True
 
 
 def test_a_resumed_bar_begins_where_the_training_was() -> None:
@@ -41,7 +37,7 @@ def test_without_a_terminal_there_is_no_bar() -> None:
     ("row", "train_s", "speed"),
     [("clip", 4.0, "10 clips/s"), ("clip", 100.0, "2.5 s per clip"), ("question", 4.0, "10 questions/s")],
 )
-def test_a_slow_training_tells_seconds_a_sample(
+def test_a_slow_training_shows_seconds_per_sample(
     monkeypatch: pytest.MonkeyPatch, row: str, train_s: float, speed: str
 ) -> None:
     monkeypatch.setattr(journal, "QUIET_LINE_S", -1.0)  # every line is due
@@ -77,24 +73,24 @@ def test_a_line_is_on_the_disk_before_the_state_that_counts_on_it(
     assert synced == ['{"epoch": 1}\n']
 
 
-def test_tensorboard_gets_every_number_of_an_epoch_and_hides_what_is_learnt_again(
+def test_tensorboard_gets_every_number_of_an_epoch_and_purges_repeated_epochs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    told: list[object] = []
+    calls: list[object] = []
 
     class Writer:
         def __init__(self, folder: str, purge_step: int) -> None:
-            told.append((folder, purge_step))
+            calls.append((folder, purge_step))
 
         def add_scalar(self, name: str, value: float, step: int) -> None:
-            told.append((name, value, step))
+            calls.append((name, value, step))
 
         def close(self) -> None:
-            told.append("closed")
+            calls.append("closed")
 
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", SimpleNamespace(SummaryWriter=Writer))
     log = TensorBoardLog(tmp_path)
     log.begin(Progress(epoch=2), 5)
     log.epoch({"epoch": 3, "accuracy": 50.0, "select_on": "val", "losses": {"event": 0.5}})
     log.end()
-    assert told == [(str(tmp_path), 3), ("accuracy", 50.0, 3), ("losses/event", 0.5, 3), "closed"]
+    assert calls == [(str(tmp_path), 3), ("accuracy", 50.0, 3), ("losses/event", 0.5, 3), "closed"]

@@ -20,11 +20,11 @@ from caeav.model.train.markdown import literal, markdown_table
         (7, "7"),
     ],
 )
-def test_text_is_taken_as_it_is(given: object, shown: str) -> None:
+def test_markdown_in_text_is_escaped(given: object, shown: str) -> None:
     assert literal(given) == shown
 
 
-def test_a_table_has_one_line_a_row() -> None:
+def test_a_table_has_one_line_per_row() -> None:
     rows = [["a", literal("x|y")], ["**b**", "2"]]
     assert markdown_table(["one", "two"], rows).splitlines() == [
         "| one | two |",

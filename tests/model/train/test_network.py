@@ -48,7 +48,7 @@ def outputs() -> tuple[TrunkOutput, TokenBatch]:
 @pytest.mark.parametrize(("modalities", "gone"), [
     ("audio", {"visual"}), ("visual", {"audio"}), ("neither", {"visual", "audio"})
 ])  # fmt: skip
-def test_the_other_modality_is_zero_wherever_a_head_may_look(modalities: Any, gone: set[str]) -> None:
+def test_the_other_modality_is_zero_wherever_a_head_can_read(modalities: Any, gone: set[str]) -> None:
     trunk, batch = blind(*outputs(), modalities)
     assert bool(trunk.visual.any()) is ("visual" not in gone)
     assert bool(trunk.audio.any()) is ("audio" not in gone)
@@ -80,7 +80,7 @@ def test_a_network_blinds_its_head_as_configured(modalities: Any) -> None:
 
 @pytest.mark.parametrize("task", ["ave", "avs-s4"])
 @pytest.mark.parametrize("modalities", ["both", "audio", "visual"])
-def test_baselines_have_no_adapters_and_stages_are_kept_for_heads_that_look_at_them(
+def test_baselines_have_no_adapters_and_stages_are_kept_for_heads_that_read_them(
     task: str, modalities: str
 ) -> None:
     inputs = Inputs("d", ("bell", "dog"), 1.0, SPEC, FACTS)

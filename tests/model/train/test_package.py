@@ -1,8 +1,9 @@
-"""A run handed on: the package is a run, predicts the same, and nothing else comes in."""
+"""A packaged run: it is a run again, predicts the same, and brings nothing else along."""
 
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +55,7 @@ def test_a_package_comes_back_as_the_run_it_was(tiny_home: Home, run: Run, tmp_p
     assert (again / MODEL).read_bytes() == (package / MODEL).read_bytes()
 
 
-def test_the_card_is_for_hubs_and_says_nothing_of_the_machine(run: Run, tmp_path: Path) -> None:
+def test_the_card_is_for_hubs_and_says_nothing_about_the_machine(run: Run, tmp_path: Path) -> None:
     package = pack(run, tmp_path / "package")
     text = (package / "README.md").read_text()
     head = yaml.safe_load(text.split("---")[1])
@@ -113,8 +114,6 @@ class Api:
         self.made.append((repository, given["repo_type"], given["private"]))
 
     def upload_folder(self, repo_id: str, folder_path: Path, **_: Any) -> str:
-        import shutil
-
         shutil.copytree(folder_path, self.place / repo_id)
         return f"https://example.org/{repo_id}"
 
@@ -126,7 +125,9 @@ class Api:
         return str(local_dir)
 
 
-def test_hub_and_back(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_package_is_pushed_to_the_hub_and_pulled_back(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     client = Api(tmp_path / "hub")
     monkeypatch.setattr(hub, "_client", lambda: client)
     address = push_folder(pack(run, tmp_path / "package"), "me/run", "model", private=True)

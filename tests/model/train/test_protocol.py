@@ -96,7 +96,7 @@ def test_a_score_whose_epoch_test_chose_is_called_optimistic(
     assert ("was scored once, afterwards" in said) is (protocol == "honest" and select_on == "val")
 
 
-def test_stamps() -> None:
+def test_a_stamp_names_protocol_and_selection() -> None:
     assert stamp("honest", "val") == "honest"
     assert stamp("honest", "test") == "selected on test"
     assert stamp("published", "val") == "published, best epoch by val"
@@ -120,7 +120,7 @@ def leaky_home(make_home: Any) -> Home:
     return home
 
 
-def test_leaked_clips_leave_all_splits_and_both_scores_are_told(leaky_home: Home) -> None:
+def test_leaked_clips_leave_all_splits_and_both_scores_are_reported(leaky_home: Home) -> None:
     run, result = run_once(leaky_home, dataset="leaky", drop_leaks=True)
     assert result["leaks"]["left_out"] == {"train": 1, "val": 1, "test": 2}
     assert result["clips"] == {"train": 34, "val": 11, "test": 10}
@@ -320,7 +320,7 @@ def test_backbones_are_named_by_what_the_run_reads() -> None:
     )
 
 
-def test_damaged_results_are_said_and_do_not_hide_the_others(tmp_path: Path) -> None:
+def test_damaged_results_are_reported_and_do_not_hide_the_others(tmp_path: Path) -> None:
     home = Home(tmp_path)
     run = create_run(home, resolve_config("ave", "none"))
     (run.folder / RESULT).write_text("{")
@@ -329,7 +329,7 @@ def test_damaged_results_are_said_and_do_not_hide_the_others(tmp_path: Path) -> 
     assert json.dumps(table.as_json())
 
 
-def test_the_documentation_has_the_command_s_table(repository: Path) -> None:
+def test_the_documentation_has_the_table_of_the_command(repository: Path) -> None:
     text = (repository / "docs" / "RESULTS.md").read_text(encoding="utf-8")
     quoted = text.split("<!-- table: caeav runs table -->\n")[1].split("<!-- end of table -->")[0]
     assert quoted.strip() == markdown(build_table(None)).strip()

@@ -90,7 +90,7 @@ def test_arrays_that_do_not_fit_are_refused_by_name(tiny_home: Home, run: Run) -
     assert "audio_caption: absent; allowed: [5, 16]" in str(caught.value)
 
 
-def test_what_a_clip_brings_is_each_in_its_place(
+def test_every_input_of_a_clip_reaches_its_place(
     tiny_home: Home, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     arrays, info = arrays_of(tiny_home, run, "clip000")
@@ -134,7 +134,7 @@ def test_an_older_result_is_honest_and_without_intervals_and_a_newer_says_itself
     assert made.result() == {"protocol": "published", "intervals": {"val": 1}}
 
 
-def test_a_run_tells_the_recipes_of_its_stores(tiny_home: Home, run: Run) -> None:
+def test_a_run_gives_the_recipes_of_its_stores(tiny_home: Home, run: Run) -> None:
     joined = reopen(tiny_home, run).joined
     assert [r.fingerprint for r in run.token_recipes()] == [s.recipe.fingerprint for s in joined.tokens]
     captions = run.caption_recipe()
@@ -192,7 +192,7 @@ def test_rows_json_and_spans_leave_out_what_is_behind_the_end_of_the_media() -> 
     assert whole.remarks() == []
 
 
-def test_the_number_at_an_event_is_the_event_s_own() -> None:
+def test_an_event_is_shown_with_its_own_probability() -> None:
     """Where some event is likely (0.9) but the predicted one is not (0.5), both are shown under their names."""
     table = np.array([[0.5, 0.4, 0.1], [0.1, 0.1, 0.8]], np.float32)
     decoded = Timeline(("bell", "dog"), ("bell", BACKGROUND), (0.5, 0.8), table)
@@ -260,11 +260,11 @@ def test_a_gate_that_is_no_probability_is_not_called_agreement() -> None:
     assert value["agreement"] is None and value["caste_gate"] == [0.5] * 6
     assert gate.rows()[0]["CASTE's gate"] == 0.5 and "agreement" not in gate.rows()[0]
     value = prediction_json(some_prediction(), {})
-    assert value["agreement_means"] == "probability that sound and picture belong together"
+    assert value["agreement_means"] == "probability that audio and frames belong together"
     assert "caste_gate" not in value and some_prediction().rows()[0]["agreement"] == 0.5
 
 
-def test_what_the_media_lack_is_told_by_segment(tiny_home: Home, run: Run) -> None:
+def test_missing_media_are_reported_by_segment(tiny_home: Home, run: Run) -> None:
     """Without frames or audio nothing can agree; segments are numbered from 1, as in captions."""
     arrays, info = arrays_of(tiny_home, run, "clip000")
     info |= {
@@ -322,7 +322,7 @@ def test_plots_are_hatched_and_frames_are_not(monkeypatch: pytest.MonkeyPatch) -
     assert hatched == ["probability", "agreement"]
 
 
-def test_a_short_last_segment_has_sound_where_any_is_heard(tiny_home: Home, run: Run) -> None:
+def test_a_short_last_segment_has_audio_where_any_is_heard(tiny_home: Home, run: Run) -> None:
     """Media that end at 3.3 s fill less than half of the fourth segment; its audio counts all the same."""
     arrays, info = arrays_of(tiny_home, run, "clip000")
     info |= {"audio_ok": [True] * 3 + [False] * 3, "facts": {"media_s": 3.3}}
@@ -399,7 +399,7 @@ def test_runs_begun_in_the_same_second_do_not_clash(tmp_path: Path) -> None:
     assert [summarise(found)["state"] for found in list_runs(home)] == ["unfinished"] * 3
 
 
-def test_a_whole_name_is_meant_even_where_others_hold_it(
+def test_a_whole_name_is_found_even_where_others_contain_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     home = Home(tmp_path / "home")

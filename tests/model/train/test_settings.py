@@ -297,7 +297,7 @@ def test_other_methods_learn_and_are_scored_in_every_task(task: str, recipe: str
         ("probe-mlp", "model.probe.", [], set()),
     ],
 )
-def test_another_value_for_a_peer_or_probe_likewise(
+def test_another_value_of_a_peer_or_probe_changes_something_or_is_refused(
     recipe: str, part: str, more: list[str], refused: set[str]
 ) -> None:
     base = ["model.variant=reference", *small("ave", *more)]
@@ -331,7 +331,7 @@ def test_another_value_for_a_peer_or_probe_likewise(
     ("ave-weak", "model.head.visual_dropout", 0.9, ["model.head.context=false"]),
     ("avqa", "model.head.pad_index", 2, []),
 ])  # fmt: skip
-def test_where_the_other_setting_lets_it_act_it_acts(
+def test_a_setting_has_an_effect_where_the_other_setting_allows_it(
     task: str, path: str, value: Any, base: list[str]
 ) -> None:
     assert changed(task, path, value, small(task, *base)) == (True, "")
@@ -415,7 +415,7 @@ def test_faults_of_a_recipe_are_told_beside_its_settings_without_effect() -> Non
 
 
 @pytest.mark.parametrize("task", TASKS.names())
-def test_what_bundles_recipes_and_older_runs_say_is_no_fault(task: str, tmp_path: Path) -> None:
+def test_resolved_configurations_of_bundles_and_recipes_are_accepted(task: str, tmp_path: Path) -> None:
     """A run's resolved configuration names every setting; it opens, and `--config` accepts it."""
     for recipe in ("full", preset_names(task)[-1]):
         for bundle in ("variant=reference", "adapters.preset=lite"):
@@ -426,7 +426,7 @@ def test_what_bundles_recipes_and_older_runs_say_is_no_fault(task: str, tmp_path
             assert resolve_config(task, recipe, path) == config
 
 
-def test_a_run_from_before_opens_whatever_it_was_given(tmp_path: Path) -> None:
+def test_an_older_run_opens_with_settings_that_are_refused_now(tmp_path: Path) -> None:
     config = resolve_config("avvp")
     head = config.model.head.model_copy(update={"bounded_attention": False})
     rank = {"avmoe": config.model.adapters.avmoe.model_copy(update={"channel_rank": 3})}
@@ -453,8 +453,10 @@ ELSEWHERE = {
     "augment": "test_stress.py::test_augmented_training_data_are_those_of_the_configuration",
     "training.epochs": "test_train_steps.py::test_training_stops_after_so_many_epochs_without_gain",
     "training.early_stop_epochs": "test_train_steps.py::test_training_stops_after_so_many_epochs_without_gain",
-    "training.batch_size": "test_train_steps.py::test_every_clip_of_a_step_weighs_alike_also_at_the_ragged_end",
-    "training.accumulation": "test_train_steps.py::test_every_clip_of_a_step_weighs_alike_also_at_the_ragged_end",
+    "training.batch_size": "test_train_steps.py::"
+    "test_every_clip_of_a_step_weighs_the_same_even_in_a_ragged_last_step",
+    "training.accumulation": "test_train_steps.py::"
+    "test_every_clip_of_a_step_weighs_the_same_even_in_a_ragged_last_step",
     "training.samples_per_clip": "test_shared_clips.py",
     "training.clip_norm": "test_train_steps.py::test_gradients_are_clipped_to_the_configured_norm",
     "training.precision": "test_train_steps.py::"
@@ -463,7 +465,7 @@ ELSEWHERE = {
     "training.workers": "test_data_join.py::test_batches_hold_the_right_clips_whatever_way_they_are_read",
     "training.preload_mb": "test_train_loop.py::test_reading_from_the_store_gives_what_reading_from_ram_gives",
     "training.checkpoint_every_steps": "test_train_resume.py::"
-    "test_stopped_within_an_epoch_goes_on_behind_the_last_saved_step",
+    "test_a_run_stopped_within_an_epoch_resumes_after_the_last_saved_step",
 }
 """Settings of the run around the network, and the test that shows what each does."""
 

@@ -75,7 +75,7 @@ def test_two_processes_with_half_a_batch_each_equal_one(
     found = compared[case]
     assert found["steps"] >= 2
     if case == "bf16":
-        assert found["records"] < 0.05  # half precision rounds rows of another batch otherwise
+        assert found["records"] < 0.05  # half precision rounds the rows of another batch differently
         return
     for what in ("state", "records", "scores", "agreement"):
         assert found[what] < CLOSE, (what, found)
@@ -131,8 +131,8 @@ def gone(pids: list[int]) -> bool:
 @pytest.mark.skipif(
     not Path("/proc/self/task").exists(), reason="looks for child processes as Linux lists them"
 )
-def test_a_process_that_is_killed_ends_the_other_and_the_run_goes_on(make_home: Any) -> None:
-    """Then a signal ends both, and at last, started by torchrun, the run ends like any other."""
+def test_a_killed_process_ends_the_other_and_the_run_is_resumed(make_home: Any) -> None:
+    """Then a signal ends both, and at last, resumed by torchrun, the run ends like any other."""
     home = make_home()
     killed = command(home, "--set", "training.epochs=8", "--devices", "cpu,cpu")
     pids = children(killed, 2)
@@ -158,7 +158,7 @@ def test_a_process_that_is_killed_ends_the_other_and_the_run_goes_on(make_home: 
     assert run.read("environment.json")["processes"] == 2 and run.config().training.device == "auto"
 
 
-def test_an_error_that_all_meet_is_told_once(make_home: Any) -> None:
+def test_an_error_of_all_processes_is_reported_once(make_home: Any) -> None:
     home = make_home(captions=False)
     status, out, err = finished(command(home, "--devices", "cpu,cpu"))
     assert status == 1 and out == "" and err.count("error: ") == 1 and "Traceback" not in err
@@ -179,7 +179,7 @@ def test_a_batch_is_divided_by_clips_in_order_of_appearance() -> None:
     assert [part.places for part in few] == [(0,), (0,), (0, 1)]
 
 
-def test_alone_nothing_is_drawn_or_gathered_otherwise() -> None:
+def test_one_process_draws_and_gathers_as_without_sharing() -> None:
     part = Part.of([0, 1, 2], 0, 1)
     x = torch.randn(6, 4, 8)
     layers = nn.ModuleList([nn.Dropout(0.4), nn.BatchNorm1d(4)]).train()

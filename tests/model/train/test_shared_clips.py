@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import replace
 from itertools import pairwise
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from stopping import StopAt, StopError
 from torch import Tensor
 
 from caeav.manifests.clip import Clip, Manifest
@@ -21,7 +21,6 @@ from caeav.model.train.data import epoch_order
 from caeav.model.train.experiment import Experiment, prepare, reopen
 from caeav.model.train.log import MetricsLog
 from caeav.model.train.losses import weighted_losses
-from caeav.model.train.resume import Progress
 from caeav.model.train.runs import METRICS, Run, create_run
 from caeav.model.train.session import train
 from caeav.model.train.stress import Augment, Stress
@@ -136,7 +135,7 @@ def test_scores_do_not_depend_on_what_shares_a_batch(home: Home, batch_size: int
 @pytest.mark.parametrize(
     "change", [Stress(StressConfig(swap=0.5, shift=1)), Augment(StressConfig(blind=0.5))]
 )
-def test_damage_is_done_once_a_clip_and_the_same_as_alone(home: Home, change: Any) -> None:
+def test_stress_is_applied_once_per_clip_and_as_for_one_question(home: Home, change: Any) -> None:
     data = made(home).data["train"].transformed(change)
     epoch = Epoch(1, 2) if isinstance(change, Augment) else None
     plain = made(home).data["train"]
@@ -175,32 +174,7 @@ def test_every_group_is_equally_likely_to_come_first() -> None:
     assert 60 < first.count(0) < 140  # one of five groups
 
 
-class StopError(Exception):
-    pass
-
-
-class StopAt:
-    """Raises at the third batch of the second epoch."""
-
-    def __init__(self) -> None:
-        self._seen = 0
-
-    def begin(self, progress: Progress, epochs: int) -> None:
-        pass
-
-    def batch(self, epoch: int, clips: int) -> None:
-        self._seen += epoch == 2
-        if self._seen == 3:
-            raise StopError
-
-    def epoch(self, record: Mapping[str, Any]) -> None:
-        pass
-
-    def end(self) -> None:
-        pass
-
-
-def test_stopped_in_a_group_it_goes_on_as_if_undisturbed(home: Home) -> None:
+def test_a_run_stopped_within_a_group_resumes_as_if_undisturbed(home: Home) -> None:
     sets = ("training.samples_per_clip=4", "training.epochs=3", "training.checkpoint_every_steps=1",
             "training.batch_size=5")  # fmt: skip
     first = made(home, *sets)
@@ -211,7 +185,7 @@ def test_stopped_in_a_group_it_goes_on_as_if_undisturbed(home: Home) -> None:
 
     go(first, whole)
     with pytest.raises(StopError):
-        go(made(home, *sets), stopped, StopAt())
+        go(made(home, *sets), stopped, StopAt(2, 3))
     torch.manual_seed(99)
     go(reopen(home, stopped), stopped)
     for name in ("best.safetensors", "last.safetensors"):

@@ -29,9 +29,9 @@ from caeav.model.train.stress_curves import (
     write_curves,
 )
 
-PICTURE, SOUND = ("visual.stage1", "visual.stage2"), ("audio.stage1", "audio.stage2")
+VISUAL, AUDIO = ("visual.stage1", "visual.stage2"), ("audio.stage1", "audio.stage2")
 CAPTIONS = ("visual_caption", "visual_caption_mask", "audio_caption", "audio_caption_mask")
-EVERYTHING = ("frames_ok", "audio_ok", *PICTURE, *SOUND, *CAPTIONS)
+EVERYTHING = ("frames_ok", "audio_ok", *VISUAL, *AUDIO, *CAPTIONS)
 
 
 def arrays(batch: TokenBatch) -> dict[str, torch.Tensor]:
@@ -77,17 +77,17 @@ def test_strength_zero_is_the_plain_batch_itself(data: SplitData, plain: dict[st
 
 
 @pytest.mark.parametrize("steps", [2, -1])
-def test_shift_moves_sound_against_the_picture(
+def test_shift_moves_audio_against_the_frames(
     data: SplitData, plain: dict[str, torch.Tensor], steps: int
 ) -> None:
     found = stressed(data, shift=steps)
-    for name in SOUND:
+    for name in AUDIO:
         for t in range(6):
             assert torch.equal(found[name][:, (t + steps) % 6], plain[name][:, t])
-    assert same(found, plain, ("frames_ok", *PICTURE, *CAPTIONS))
+    assert same(found, plain, ("frames_ok", *VISUAL, *CAPTIONS))
 
 
-def test_shift_moves_the_flags_of_missing_sound(tiny_home: Home) -> None:
+def test_shift_moves_the_flags_of_missing_audio(tiny_home: Home) -> None:
     joined = join_stores(tiny_home, "tiny")
     data = SplitData(joined, joined.splits["test"], {}, preload=True)
     assert data._stacked is not None
@@ -96,13 +96,13 @@ def test_shift_moves_the_flags_of_missing_sound(tiny_home: Home) -> None:
 
 
 @pytest.mark.parametrize(("kind", "gone", "kept"), [
-    ("mute", ("audio_ok", *SOUND), ("frames_ok", *PICTURE, *CAPTIONS)),
-    ("blind", ("frames_ok", *PICTURE), ("audio_ok", *SOUND, *CAPTIONS)),
-    ("caption_drop", CAPTIONS, ("frames_ok", "audio_ok", *PICTURE, *SOUND)),
+    ("mute", ("audio_ok", *AUDIO), ("frames_ok", *VISUAL, *CAPTIONS)),
+    ("blind", ("frames_ok", *VISUAL), ("audio_ok", *AUDIO, *CAPTIONS)),
+    ("caption_drop", CAPTIONS, ("frames_ok", "audio_ok", *VISUAL, *AUDIO)),
     ("caption_empty", ("visual_caption", "audio_caption"),
-     ("visual_caption_mask", "audio_caption_mask", "frames_ok", "audio_ok", *PICTURE, *SOUND)),
+     ("visual_caption_mask", "audio_caption_mask", "frames_ok", "audio_ok", *VISUAL, *AUDIO)),
 ])  # fmt: skip
-def test_what_is_removed_is_zero_and_said_to_be_missing(
+def test_what_is_removed_is_zero_and_marked_missing(
     data: SplitData, plain: dict[str, torch.Tensor], kind: str, gone: tuple[str, ...], kept: tuple[str, ...]
 ) -> None:
     found = stressed(data, **{kind: 1.0})
@@ -118,8 +118,8 @@ def test_what_is_removed_is_zero_and_said_to_be_missing(
 
 
 @pytest.mark.parametrize(("kind", "given", "kept"), [
-    ("swap", SOUND, ("frames_ok", *PICTURE, *CAPTIONS)),
-    ("caption_swap", ("visual_caption", "audio_caption"), ("frames_ok", "audio_ok", *PICTURE, *SOUND)),
+    ("swap", AUDIO, ("frames_ok", *VISUAL, *CAPTIONS)),
+    ("caption_swap", ("visual_caption", "audio_caption"), ("frames_ok", "audio_ok", *VISUAL, *AUDIO)),
 ])  # fmt: skip
 def test_swapped_arrays_are_all_of_one_other_clip(
     data: SplitData, plain: dict[str, torch.Tensor], kind: str, given: tuple[str, ...], kept: tuple[str, ...]
@@ -136,16 +136,16 @@ def test_a_cut_shows_another_clip_from_some_segment_on(
     data: SplitData, plain: dict[str, torch.Tensor]
 ) -> None:
     found = stressed(data, cut=1.0)
-    assert same(found, plain, ("audio_ok", *SOUND, *CAPTIONS))
+    assert same(found, plain, ("audio_ok", *AUDIO, *CAPTIONS))
     places = []
     for i in range(12):
-        own = [torch.equal(found[PICTURE[0]][i, t], plain[PICTURE[0]][i, t]) for t in range(6)]
+        own = [torch.equal(found[VISUAL[0]][i, t], plain[VISUAL[0]][i, t]) for t in range(6)]
         place = own.index(False)
         assert place >= 1 and own == [t < place for t in range(6)]
-        (donor,) = owner(found[PICTURE[0]][i : i + 1, place:], plain[PICTURE[0]][:, place:])
+        (donor,) = owner(found[VISUAL[0]][i : i + 1, place:], plain[VISUAL[0]][:, place:])
         assert donor != i
-        assert torch.equal(found[PICTURE[1]][i, :place], plain[PICTURE[1]][i, :place])
-        assert torch.equal(found[PICTURE[1]][i, place:], plain[PICTURE[1]][donor, place:])
+        assert torch.equal(found[VISUAL[1]][i, :place], plain[VISUAL[1]][i, :place])
+        assert torch.equal(found[VISUAL[1]][i, place:], plain[VISUAL[1]][donor, place:])
         places.append(place)
     assert len(set(places)) > 2
 
@@ -169,7 +169,7 @@ def test_a_greater_share_hits_the_same_clips_and_more(data: SplitData) -> None:
     assert all(a <= b for a, b in pairwise(hit)) and len(hit[0]) < len(hit[3]) == 12
 
 
-def test_each_kind_is_drawn_for_itself(data: SplitData) -> None:
+def test_each_kind_is_drawn_independently(data: SplitData) -> None:
     """Each kind hits clips independently of the others."""
     muted = [not ok.any() for ok in stressed(data, mute=0.5)["audio_ok"]]
     blinded = [not ok.any() for ok in stressed(data, blind=0.5)["frames_ok"]]
@@ -182,7 +182,7 @@ def test_each_kind_is_drawn_for_itself(data: SplitData) -> None:
 def test_kinds_add_up_in_their_order(data: SplitData, plain: dict[str, torch.Tensor]) -> None:
     swapped = stressed(data, swap=1.0)
     both = stressed(data, swap=1.0, shift=1)
-    assert torch.equal(both[SOUND[0]], swapped[SOUND[0]].roll(1, 1))
+    assert torch.equal(both[AUDIO[0]], swapped[AUDIO[0]].roll(1, 1))
     assert not stressed(data, swap=1.0, mute=1.0)["audio_ok"].any()
 
 
@@ -197,18 +197,18 @@ def test_augmentation_touches_training_batches_only_and_is_new_each_epoch(
     )
     assert same(first, again, EVERYTHING)
     assert not same(first, second, EVERYTHING) and not same(first, other, EVERYTHING)
-    assert not same(first, plain, SOUND)
+    assert not same(first, plain, AUDIO)
     only = arrays(data.transformed(Augment(StressConfig(shift=2))).batch(rows, Epoch(0, 1)))
     steps = [
         next(n for n in range(-2, 3) if torch.equal(x, own.roll(n, 0)))
-        for x, own in zip(only[SOUND[0]], plain[SOUND[0]], strict=True)
+        for x, own in zip(only[AUDIO[0]], plain[AUDIO[0]], strict=True)
     ]
     assert min(steps) < 0 < max(steps)
     scored = data.transformed(Stress(StressConfig(mute=1.0)))
     assert same(arrays(scored.batch(rows, Epoch(0, 1))), plain, EVERYTHING)
 
 
-def test_strengths_are_read_and_faults_told_together() -> None:
+def test_strengths_are_parsed_and_faults_reported_together() -> None:
     found = parse_stress("shift=-2, swap=0.3,cut=1")
     assert (found.shift, found.swap, found.cut, found.mute) == (-2, 0.3, 1.0, 0.0)
     assert stress_text(found) == "cut=1,swap=0.3,shift=-2"
@@ -276,9 +276,7 @@ def test_scores_under_stress_are_of_damaged_inputs_drawn_from_the_seed(
         assert examine(experiment, model, split).majority == experiment.majority(split)
 
 
-def test_curves_are_of_the_split_and_the_seed_that_are_asked_for(
-    tiny_home: Home, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_curves_are_of_the_given_split_and_seed(tiny_home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
     experiment = prepare(tiny_home, resolve_config("ave", "none", options={"dataset": "tiny"}))
     asked: list[tuple[str, object]] = []
 

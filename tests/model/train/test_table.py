@@ -47,7 +47,7 @@ def result(**changed: Any) -> dict[str, Any]:
         (Value(70.0, 0.0), "70.00 ± 0.00"),
     ],
 )
-def test_a_value_is_shown_with_what_is_known_of_it(value: Value, shown: str) -> None:
+def test_a_value_is_shown_with_what_is_known_about_it(value: Value, shown: str) -> None:
     assert value.shown() == shown
 
 
@@ -131,7 +131,7 @@ def test_the_table_in_markdown() -> None:
     assert "yours" not in one + two + rest and rest.endswith("Sources:\n\n- L: a letter [I]\n")
 
 
-def test_one_task_s_peers_come_with_their_sources_alone() -> None:
+def test_the_table_of_one_task_lists_only_its_own_sources() -> None:
     table = build_table(None, "avqa")
     assert {section.task for section in table.sections} == {"avqa"} and len(table.sections) == 1
     named = {line.source for line in table.sections[0].lines}

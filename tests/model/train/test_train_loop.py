@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from tiny_home import tiny_stores, write_tiny_home
 
 from caeav.manifests.core.errors import CaeavError
 from caeav.manifests.core.home import Home
@@ -184,7 +185,7 @@ class Root(torch.autograd.Function):
 
 
 @pytest.mark.parametrize(("every", "kept"), [(0, None), (1, 2)])
-def test_weights_that_are_no_numbers_never_replace_a_sound_state(
+def test_nan_weights_never_replace_a_sound_state(
     tiny_home: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, every: int, kept: int | None
 ) -> None:
     """The last step of the epoch, or one before a save within it, breaks the weights while every loss is finite."""
@@ -218,21 +219,10 @@ def test_cuda_where_there_is_none_is_an_error() -> None:
     assert choose_device("auto").type == "cpu"
 
 
-def _tiny() -> Any:
-    """The module that makes the tiny home."""
-    import importlib.util
-
-    spec = importlib.util.spec_from_file_location("tiny", Path(__file__).parents[1] / "conftest.py")
-    assert spec and spec.loader
-    tiny = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(tiny)
-    return tiny
-
-
-def test_segments_without_any_media_are_told_beside_the_scores_and_in_the_card(
+def test_segments_without_any_media_are_reported_beside_the_scores_and_in_the_card(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    tiny = _tiny()
+    tiny = tiny_stores()
     made = tiny.tiny_record
 
     def ends_early(clip: Any, *more: Any) -> Any:
@@ -257,8 +247,8 @@ def test_segments_without_any_media_are_told_beside_the_scores_and_in_the_card(
     assert "neither" not in "".join(remarks(examine(experiment, experiment.build(), "val")))
 
 
-def test_a_split_empty_split_hint_is_an_error_before_a_run_exists(tmp_path: Path) -> None:
-    home = _tiny().write_tiny_home(tmp_path / "home", counts={"train": 6, "test": 4})
+def test_a_split_without_clips_is_an_error_before_a_run_exists(tmp_path: Path) -> None:
+    home = write_tiny_home(tmp_path / "home", counts={"train": 6, "test": 4})
     with pytest.raises(
         CaeavError, match="no usable clip in split 'val'; it has train 5, val 0, test 4"
     ) as error:
@@ -326,7 +316,7 @@ def test_foreign_weights_are_refused_with_every_difference(tiny_home: Home, tmp_
 
 
 @pytest.mark.parametrize("damage", [b"", b"\x80\x04K\x01.", b"\xff" * 64], ids=["empty", "pickle", "noise"])
-def test_a_damaged_checkpoint_is_an_error_in_words(tmp_path: Path, damage: bytes) -> None:
+def test_a_damaged_checkpoint_is_an_error_with_a_message(tmp_path: Path, damage: bytes) -> None:
     path = tmp_path / "w.safetensors"
     path.write_bytes(damage)
     with pytest.raises(CheckpointError, match="cannot read the checkpoint"):

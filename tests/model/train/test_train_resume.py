@@ -1,4 +1,4 @@
-"""Interrupted trainings: stopped anywhere and resumed, they end as if nothing had happened."""
+"""Interrupted trainings: stopped anywhere and resumed, they end as if undisturbed."""
 
 from __future__ import annotations
 
@@ -12,16 +12,28 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from stopping import StopAt, StopError
 
 import caeav.model.train.resume as resume_module
 from caeav.manifests.core.errors import CaeavError
 from caeav.manifests.core.home import Home
+from caeav.model.train.checkpoint import CheckpointError, write_tensors
 from caeav.model.train.config_file import resolve_config
 from caeav.model.train.experiment import Experiment, prepare, reopen
 from caeav.model.train.log import MetricsLog, read_metrics
-from caeav.model.train.resume import BEST, LAST, PENDING, Progress, settle_best
+from caeav.model.train.loop import Watcher
+from caeav.model.train.resume import (
+    BEST,
+    LAST,
+    PENDING,
+    Progress,
+    generator_states,
+    restore_generators,
+    settle_best,
+)
 from caeav.model.train.runs import METRICS, Run, create_run
 from caeav.model.train.session import train
 
@@ -43,7 +55,7 @@ SMALL = [
 
 @pytest.fixture
 def chance(request: pytest.FixtureRequest) -> random.Random:
-    """Of this test alone, whichever others run."""
+    """Random numbers that are the same whichever other tests run."""
     print(f"CAEAV_RESUME_SEED={SEED}")
     return random.Random(f"{SEED} {request.node.name}")
 
@@ -83,35 +95,8 @@ def assert_the_same(run: Run, result: dict[str, Any], undisturbed: tuple[Run, di
     assert comparable(result) == comparable(undisturbed[1])
 
 
-class StopError(Exception):
-    pass
-
-
-class StopAt:
-    """Raises at the given batch of the given epoch, or when an epoch is reported (`batch` None)."""
-
-    def __init__(self, epoch: int, batch: int | None) -> None:
-        self._epoch, self._batch, self._seen = epoch, batch, 0
-
-    def begin(self, progress: Progress, epochs: int) -> None:
-        pass
-
-    def batch(self, epoch: int, clips: int) -> None:
-        if epoch == self._epoch and self._batch is not None:
-            self._seen += 1
-            if self._seen == self._batch:
-                raise StopError
-
-    def epoch(self, record: Mapping[str, Any]) -> None:
-        if record["epoch"] == self._epoch and self._batch is None:
-            raise StopError
-
-    def end(self) -> None:
-        pass
-
-
 @pytest.mark.parametrize(("epoch", "batch"), [(1, 2), (2, None), (3, 3)])
-def test_stopped_in_any_epoch(
+def test_a_run_stopped_in_any_epoch_resumes_as_if_undisturbed(
     tiny_home: Home,
     undisturbed: tuple[Run, dict[str, Any]],
     chance: random.Random,
@@ -125,27 +110,18 @@ def test_stopped_in_any_epoch(
     assert_the_same(run, go(reopen(tiny_home, run), run), undisturbed)
 
 
-class Counted:
+class BatchCounter(Watcher):
     """Counts the batches of each epoch."""
 
     def __init__(self) -> None:
         self.batches: dict[int, int] = {}
 
-    def begin(self, progress: Progress, epochs: int) -> None:
-        pass
-
-    def batch(self, epoch: int, clips: int) -> None:
+    def batch(self, epoch: int, samples: int) -> None:
         self.batches[epoch] = self.batches.get(epoch, 0) + 1
-
-    def epoch(self, record: Mapping[str, Any]) -> None:
-        pass
-
-    def end(self) -> None:
-        pass
 
 
 @pytest.mark.parametrize(("epoch", "batch"), [(1, 2), (2, 1)])
-def test_stopped_within_an_epoch_goes_on_behind_the_last_saved_step(
+def test_a_run_stopped_within_an_epoch_resumes_after_the_last_saved_step(
     tiny_home: Home,
     undisturbed: tuple[Run, dict[str, Any]],
     chance: random.Random,
@@ -161,17 +137,13 @@ def test_stopped_within_an_epoch_goes_on_behind_the_last_saved_step(
     with pytest.raises(StopError):
         go(experiment, run, StopAt(epoch, batch))
     torch.manual_seed(chance.randrange(1 << 30))
-    counted = Counted()
+    counted = BatchCounter()
     result = go(reopen(tiny_home, run), run, counted)
     assert counted.batches[epoch] == counted.batches[epoch + 1] - batch
     assert_the_same(run, result, undisturbed)
 
 
-def test_states_of_the_generators_come_back() -> None:
-    import numpy as np
-
-    from caeav.model.train.resume import generator_states, restore_generators
-
+def test_generator_states_are_restored() -> None:
     legacy = np.random.rand
     resume_module.seed_epoch(3, 7)
     _ = random.random(), legacy(5), torch.rand(3)
@@ -184,7 +156,7 @@ def test_states_of_the_generators_come_back() -> None:
 
 @pytest.mark.parametrize("at", ["write_tensors", "settle_best", "publish_text"])
 @pytest.mark.parametrize("epoch", [1, 2])
-def test_stopped_between_any_two_files_of_the_state(
+def test_a_run_stopped_between_two_files_of_its_state_resumes_as_if_undisturbed(
     tiny_home: Home,
     undisturbed: tuple[Run, dict[str, Any]],
     monkeypatch: pytest.MonkeyPatch,
@@ -209,10 +181,8 @@ def test_stopped_between_any_two_files_of_the_state(
     assert_the_same(run, go(reopen(tiny_home, run), run), undisturbed)
 
 
-def test_the_best_weights_get_their_name_when_a_state_is_read_that_knows_them(tmp_path: Path) -> None:
+def test_pending_best_weights_are_renamed_when_their_state_is_read(tmp_path: Path) -> None:
     """Killed right after the last epoch's state was saved: no later save would rename the best weights."""
-    from caeav.model.train.checkpoint import write_tensors
-
     model = torch.nn.Linear(1, 1)
     optimiser = torch.optim.Adam([{"params": list(model.parameters()), "names": ["weight", "bias"]}])
     progress = Progress(epoch=3, best_epoch=3)
@@ -223,8 +193,6 @@ def test_the_best_weights_get_their_name_when_a_state_is_read_that_knows_them(tm
 
 
 def test_pending_best_weights_of_an_epoch_that_was_not_finished_are_dropped(tmp_path: Path) -> None:
-    from caeav.model.train.checkpoint import write_tensors
-
     for epoch, name in ((2, BEST), (5, PENDING)):
         write_tensors(tmp_path / name, {"x": torch.full((1,), float(epoch))}, {"epoch": epoch})
     settle_best(tmp_path, Progress(epoch=4, best_epoch=2))
@@ -233,8 +201,6 @@ def test_pending_best_weights_of_an_epoch_that_was_not_finished_are_dropped(tmp_
 
 
 def test_pending_best_weights_without_any_state_are_dropped(tmp_path: Path) -> None:
-    from caeav.model.train.checkpoint import write_tensors
-
     write_tensors(tmp_path / PENDING, {"x": torch.zeros(1)}, {"epoch": 1})
     model = torch.nn.Linear(1, 1)
     optimiser = torch.optim.Adam([{"params": list(model.parameters()), "names": ["weight", "bias"]}])
@@ -243,11 +209,9 @@ def test_pending_best_weights_without_any_state_are_dropped(tmp_path: Path) -> N
     assert not list(tmp_path.iterdir())
 
 
-def test_the_name_of_the_best_weights_is_on_the_disk_before_anything_builds_on_it(
+def test_the_name_of_the_best_weights_is_synced_before_anything_builds_on_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from caeav.model.train.checkpoint import write_tensors
-
     synced: list[tuple[Path, bool]] = []
     monkeypatch.setattr(
         resume_module, "sync_folder", lambda folder: synced.append((folder, (folder / BEST).exists()))
@@ -258,8 +222,6 @@ def test_the_name_of_the_best_weights_is_on_the_disk_before_anything_builds_on_i
 
 
 def test_a_state_with_other_counters_is_of_another_version(tmp_path: Path) -> None:
-    from caeav.model.train.checkpoint import CheckpointError, write_tensors
-
     write_tensors(tmp_path / LAST, {"model.weight": torch.zeros(1, 1)}, {"epoch": 1, "steps": 2})
     model = torch.nn.Linear(1, 1)
     optimiser = torch.optim.Adam([{"params": list(model.parameters()), "names": ["weight", "bias"]}])
@@ -282,7 +244,7 @@ def child(home: Home, run: Run) -> int:
     return pid
 
 
-def test_killed_at_random_moments(
+def test_a_run_killed_at_random_moments_resumes_as_if_undisturbed(
     tiny_home: Home, undisturbed: tuple[Run, dict[str, Any]], chance: random.Random
 ) -> None:
     """SIGKILL twice, each time somewhere in the run; then the rest undisturbed."""
@@ -304,18 +266,15 @@ def test_a_finished_run_is_not_trained_again(
     run, result = undisturbed
     before = files(run)
 
-    class Never:
+    class Never(Watcher):
         def begin(self, progress: Progress, epochs: int) -> None:
             assert progress.epoch == epochs
 
-        def batch(self, epoch: int, clips: int) -> None:
+        def batch(self, epoch: int, samples: int) -> None:
             raise AssertionError("trained on a batch")
 
         def epoch(self, record: Mapping[str, Any]) -> None:
             raise AssertionError("another epoch")
-
-        def end(self) -> None:
-            pass
 
     assert comparable(go(reopen(tiny_home, run), run, Never())) == comparable(result)
     assert files(run) == before

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import math
+import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -31,7 +33,7 @@ from caeav.model.train.data import SplitData, epoch_order
 from caeav.model.train.evaluate import choose_device, score
 from caeav.model.train.experiment import Experiment, prepare, reopen
 from caeav.model.train.log import MetricsLog, read_metrics
-from caeav.model.train.loop import Trainer, exact_on_cpu
+from caeav.model.train.loop import Trainer, Watcher, exact_on_cpu
 from caeav.model.train.losses import weighted_losses
 from caeav.model.train.network import Network, Output
 from caeav.model.train.optimiser import lr_factor, make_optimiser, set_lr
@@ -107,7 +109,7 @@ def trainer(
 
 
 @pytest.mark.parametrize(("size", "accumulation"), [(12, 1), (3, 4), (7, 3), (50, 1)])
-def test_every_clip_of_a_step_weighs_alike_also_at_the_ragged_end(
+def test_every_clip_of_a_step_weighs_the_same_even_in_a_ragged_last_step(
     experiment: Experiment, tmp_path: Path, size: int, accumulation: int
 ) -> None:
     """The accumulated gradient is that of the mean loss over all clips of the step, computed at once here."""
@@ -148,12 +150,12 @@ def test_gradients_are_clipped_to_the_configured_norm(
     norms: list[tuple[float, float]] = []
     original = nn.utils.clip_grad_norm_
 
-    def noted(parameters: Any, limit: float) -> Tensor:
+    def recorded(parameters: Any, limit: float) -> Tensor:
         norm = original(parameters, limit)
         norms.append((float(norm), limit))
         return norm
 
-    monkeypatch.setattr(nn.utils, "clip_grad_norm_", noted)
+    monkeypatch.setattr(nn.utils, "clip_grad_norm_", recorded)
     for precision in ("fp32", "fp16"):
         settings = ["training.epochs=1", "training.clip_norm=0.25", f"training.precision={precision}"]
         trainer(experiment, tmp_path / precision, *settings).fit()
@@ -173,31 +175,25 @@ def test_the_rate_of_a_step_is_the_schedules(experiment: Experiment, tmp_path: P
     rates: list[float] = []
     stepped = made.optimiser.step
     made.optimiser.step = lambda *a, **k: (rates.append(made.optimiser.param_groups[0]["lr"]), stepped())[1]  # type: ignore[method-assign]
-    told: list[float] = []
-    made.watchers = [Teller(lambda record: told.append(record["lr"]))]
+    records: list[float] = []
+    made.watchers = [RecordWatcher(lambda record: records.append(record["lr"]))]
     made.fit()
     wanted = [0.5 * lr_factor(made.config.schedule, step, 3, 2) for step in range(6)]
     assert rates == pytest.approx(wanted)
-    assert told == pytest.approx([wanted[2], wanted[5]])
+    assert records == pytest.approx([wanted[2], wanted[5]])
 
 
-class Teller:
-    """A watcher that passes on the records of epochs."""
+class RecordWatcher(Watcher):
+    """Passes on the records of epochs."""
 
-    def __init__(self, epoch: Callable[[Mapping[str, Any]], Any]) -> None:
-        self.epoch = epoch
+    def __init__(self, see: Callable[[Mapping[str, Any]], Any]) -> None:
+        self._see = see
 
-    def begin(self, progress: Progress, epochs: int) -> None:
-        pass
-
-    def batch(self, epoch: int, samples: int) -> None:
-        pass
-
-    def end(self) -> None:
-        pass
+    def epoch(self, record: Mapping[str, Any]) -> None:
+        self._see(record)
 
 
-def test_the_state_is_saved_behind_every_step_but_the_last(
+def test_the_state_is_saved_after_every_step_but_the_last(
     experiment: Experiment, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """At the end of an epoch the state is saved once, after scoring."""
@@ -213,15 +209,15 @@ def test_the_state_is_saved_behind_every_step_but_the_last(
 
 
 def test_the_losses_of_an_epoch_are_means_over_clips(experiment: Experiment, tmp_path: Path) -> None:
-    told: list[Mapping[str, Any]] = []
+    records: list[Mapping[str, Any]] = []
     settings = ["optimiser.lr=1e-12", "training.batch_size=16", "training.epochs=1"]
     made = trainer(experiment, tmp_path, *settings)
-    made.watchers = [Teller(told.append)]
+    made.watchers = [RecordWatcher(records.append)]
     whole = experiment.data["train"].batch(range(35))
     wanted = LinearTask().losses(made.model(whole).found, whole, made.config)["event"].item()
     made.fit()
-    assert told[0]["losses"] == {"event": pytest.approx(wanted, rel=1e-4)}
-    assert told[0]["loss"] == pytest.approx(wanted, rel=1e-4)
+    assert records[0]["losses"] == {"event": pytest.approx(wanted, rel=1e-4)}
+    assert records[0]["loss"] == pytest.approx(wanted, rel=1e-4)
 
 
 def test_the_network_learns_in_training_mode_whatever_mode_it_came_in(
@@ -265,12 +261,12 @@ def test_precision_is_that_of_the_configuration_in_learning_and_in_scoring(
     met: dict[bool, set[torch.dtype | None]] = {True: set(), False: set()}
     original = Network.forward
 
-    def noted(self: Network, batch: TokenBatch) -> Output:
+    def recorded(self: Network, batch: TokenBatch) -> Output:
         on = torch.is_autocast_enabled("cpu")
         met[self.training].add(torch.get_autocast_dtype("cpu") if on else None)
         return original(self, batch)
 
-    monkeypatch.setattr(Network, "forward", noted)
+    monkeypatch.setattr(Network, "forward", recorded)
     config = plain_config(f"training.precision={precision}", "training.epochs=1", "model.head.width=16")
     prepared = prepare(tiny_home, config)
     run = create_run(tiny_home, prepared.config)
@@ -282,7 +278,7 @@ def test_precision_is_that_of_the_configuration_in_learning_and_in_scoring(
     assert bool(facts["scaler"]) == (precision == "fp16")  # only half precision can underflow
 
 
-def test_the_scale_of_half_precision_is_gone_on_with(experiment: Experiment, tmp_path: Path) -> None:
+def test_the_scale_of_half_precision_is_restored(experiment: Experiment, tmp_path: Path) -> None:
     trainer(experiment, tmp_path, "training.precision=fp16", "training.epochs=1").fit()
     tensors, facts = read_tensors(tmp_path / LAST)
     facts["scaler"]["scale"] = 128.0
@@ -292,7 +288,7 @@ def test_the_scale_of_half_precision_is_gone_on_with(experiment: Experiment, tmp
     assert again.scaler.get_scale() == 128.0
 
 
-def test_on_a_cpu_algorithms_are_deterministic_and_what_was_set_comes_back() -> None:
+def test_on_a_cpu_algorithms_are_deterministic_and_the_setting_is_restored() -> None:
     switch: Any = deterministic
     for before in (False, True):
         torch.use_deterministic_algorithms(before)
@@ -316,28 +312,24 @@ def test_order_changes_and_random_numbers_come_from_seed_and_epoch(
     experiment: Experiment, tmp_path: Path
 ) -> None:
     """Draws in batches and networks depend on the run's seed and the epoch's number."""
-    plain, told = experiment.data["train"], []
+    plain, records = experiment.data["train"], []
 
-    def noted(batch: TokenBatch, rows: Sequence[int], data: SplitData, epoch: Epoch | None) -> TokenBatch:
-        told.append((epoch, list(rows), float(torch.rand(()))))
+    def recorded(batch: TokenBatch, rows: Sequence[int], data: SplitData, epoch: Epoch | None) -> TokenBatch:
+        records.append((epoch, list(rows), float(torch.rand(()))))
         return batch
 
     for seed in (0, 4):
         settings = [f"seed={seed}", "training.epochs=2", "training.batch_size=50"]
-        trainer(experiment, tmp_path / str(seed), *settings, data=plain.transformed(noted)).fit()
-    assert [epoch for epoch, _, _ in told] == [Epoch(0, 1), Epoch(0, 2), Epoch(4, 1), Epoch(4, 2)]
-    for epoch, rows, drawn in told:
+        trainer(experiment, tmp_path / str(seed), *settings, data=plain.transformed(recorded)).fit()
+    assert [epoch for epoch, _, _ in records] == [Epoch(0, 1), Epoch(0, 2), Epoch(4, 1), Epoch(4, 2)]
+    for epoch, rows, drawn in records:
         assert rows == epoch_order(35, *epoch).tolist()
         seed_epoch(*epoch)
         assert drawn == float(torch.rand(()))
-    assert len({tuple(rows) for _, rows, _ in told}) == len({drawn for _, _, drawn in told}) == 4
+    assert len({tuple(rows) for _, rows, _ in records}) == len({drawn for _, _, drawn in records}) == 4
 
 
 def test_all_three_generators_follow_seed_and_epoch() -> None:
-    import random
-
-    import numpy as np
-
     legacy = np.random.rand
 
     def drawn(seed: int, epoch: int) -> tuple[float, float, float]:
@@ -445,7 +437,7 @@ def test_the_constant_answer_comes_from_the_targets_of_train(
 
 
 @pytest.mark.parametrize("mode", [True, False])
-def test_scoring_is_done_in_eval_mode_without_gradients_and_the_mode_comes_back(
+def test_scoring_runs_in_eval_mode_without_gradients_and_restores_the_mode(
     experiment: Experiment, monkeypatch: pytest.MonkeyPatch, mode: bool
 ) -> None:
     model = experiment.build().train(mode)
@@ -459,7 +451,7 @@ def test_scoring_is_done_in_eval_mode_without_gradients_and_the_mode_comes_back(
 
 
 @pytest.mark.parametrize("device", ["cpu", None])
-def test_an_existing_run_is_opened_on_the_device_that_is_asked_for(
+def test_an_existing_run_is_opened_on_the_given_device(
     tiny_home: Home, monkeypatch: pytest.MonkeyPatch, device: str | None
 ) -> None:
     asked: list[str] = []
@@ -482,7 +474,7 @@ def test_auto_takes_the_accelerator_where_there_is_one(monkeypatch: pytest.Monke
 # ---- the optimiser -------------------------------------------------------------------------------------------
 
 
-def test_what_is_frozen_has_no_place_in_the_optimiser_and_the_named_one_is_taken() -> None:
+def test_frozen_parameters_are_left_out_of_the_named_optimiser() -> None:
     model = nn.Sequential(nn.Linear(2, 3), nn.Linear(3, 2))
     model[0].weight.requires_grad_(False)
     for name, kind in (("adam", torch.optim.Adam), ("adamw", torch.optim.AdamW)):
@@ -496,7 +488,7 @@ def test_what_is_frozen_has_no_place_in_the_optimiser_and_the_named_one_is_taken
         assert all(group["lr"] == pytest.approx(0.05) for group in made.param_groups)
 
 
-def test_what_is_frozen_is_neither_saved_nor_counted() -> None:
+def test_frozen_parameters_are_neither_saved_nor_counted() -> None:
     model = nn.ModuleDict({"a": nn.Sequential(nn.Linear(2, 3), nn.BatchNorm1d(3)), "b": nn.Linear(3, 2)})
     model["b"].weight.requires_grad_(False)
     assert list(trainable_state(model)) == [

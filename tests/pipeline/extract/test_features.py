@@ -284,7 +284,7 @@ def test_a_tap_without_file_and_a_file_without_tap_are_named() -> None:
         FeatureError, match=r"reads no imported visual\.c\n  next: it reads motion\.a, motion\.b"
     ):
         features_of(both, {"visual.c": Path("c.npy")}, "new")
-    with pytest.raises(FeatureError, match="next: leave --features away"):
+    with pytest.raises(FeatureError, match="next: leave out --features"):
         features_of([], {"visual.c": Path("c.npy")}, "new")
 
 

@@ -165,7 +165,7 @@ def test_the_first_existing_file_name_is_taken_and_others_are_reported(tmp_path:
         find_weights(choice, default="", wants=("c.bin",), origin="its authors")
     assert "holds none of c.bin, but a.safetensors, b.pt, z.ckpt\n" in str(caught.value)
     assert "it comes from its authors" in str(caught.value)
-    with pytest.raises(WeightsError, match=r"a\.safetensors has no parts\n  next: leave #ema away"):
+    with pytest.raises(WeightsError, match=r"a\.safetensors has no parts\n  next: leave out #ema"):
         find_weights(ModelChoice("m", f"{tmp_path}/a.safetensors#ema"), default="", wants=())
     (tmp_path / "odd#1.safetensors").write_bytes(b"x")
     odd = find_weights(ModelChoice("m", f"{tmp_path}/odd#1.safetensors"), default="", wants=())

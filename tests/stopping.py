@@ -1,0 +1,29 @@
+"""Trainings that are stopped at a given moment, for tests of resuming."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from caeav.model.train.loop import Watcher
+
+
+class StopError(Exception):
+    """The training was stopped."""
+
+
+class StopAt(Watcher):
+    """Raises at the given batch (from 1) of the given epoch, or when that epoch is reported (`batch` None)."""
+
+    def __init__(self, epoch: int, batch: int | None) -> None:
+        self._epoch, self._batch, self._seen = epoch, batch, 0
+
+    def batch(self, epoch: int, samples: int) -> None:
+        if epoch == self._epoch and self._batch is not None:
+            self._seen += 1
+            if self._seen == self._batch:
+                raise StopError
+
+    def epoch(self, record: Mapping[str, Any]) -> None:
+        if record["epoch"] == self._epoch and self._batch is None:
+            raise StopError
