@@ -40,6 +40,7 @@ TRIES = 4
 """To start a head: on a busy machine Ray gives up early."""
 MOST = 8
 """Kills during one command."""
+VANISH_S = 5.0
 LOOPBACK = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
@@ -98,6 +99,7 @@ class Trial:
         self.killed, self.ended = Counter[str](), Counter[str]()
         self.took_s: dict[str, list[float]] = defaultdict(list)
         self.differences: list[str] = []
+        self.head = {"num_cpus": 0, "object_store_memory": OBJECT_STORE_BYTES, "include_dashboard": False}
         self.cluster: Any = None
         self.command: subprocess.Popen[bytes] | None = None
 
@@ -263,13 +265,14 @@ class Trial:
         return True
 
     def vanish(self) -> bool:
-        """Remove a file that waits to be adopted."""
-        staged = [
-            path for path in self.folder.glob("round-*/stores/*/*/staging/*/shards*/**/*") if path.is_file()
-        ]
-        with suppress(OSError, IndexError):
-            self.random.choice(staged).unlink()
-            return True
+        """Remove a file that waits to be adopted, as soon as there is one: it waits for a moment only."""
+        until_s = time.monotonic() + VANISH_S
+        while time.monotonic() < until_s and self.command.poll() is None:
+            for path in self.folder.glob("round-*/stores/*/*/staging/*/shards*/**/*"):
+                with suppress(OSError):
+                    if path.is_file() and path.stat().st_nlink == 1:  # the store has no name for it yet
+                        path.unlink()
+                        return True
         return False
 
     def nodes(self) -> list[Any]:
@@ -279,12 +282,11 @@ class Trial:
         """A cluster with all of its nodes."""
         from ray.cluster_utils import Cluster
 
-        head = {"num_cpus": 0, "object_store_memory": OBJECT_STORE_BYTES, "include_dashboard": False}
         for left in reversed(range(TRIES)):
             if self.cluster is not None:
                 break
             try:
-                self.cluster = Cluster(initialize_head=True, connect=False, head_node_args=head)
+                self.cluster = Cluster(initialize_head=True, connect=False, head_node_args=self.head)
             except Exception as error:
                 if not left:
                     raise

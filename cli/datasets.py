@@ -117,8 +117,11 @@ def _laid_out(dataset: str, given: Source, home: Home) -> tuple[str, Source]:
 
 
 def _lengths(resolved: ResolvedDataset, home: Home) -> Lengths:
-    """How long media are: in the folder that was resolved, brought up to date where it has the layout of an address."""
-    from caeav.pipeline.extract.places import address_of, lay_out
+    """How long media are: in the folder that was resolved, brought up to date where it has the layout of an address.
+
+    There they are looked at only where files are cut, which their lengths decide: each has to be fetched for it.
+    """
+    from caeav.pipeline.extract.places import Address, address_of, lay_out
     from caeav.pipeline.media.lengths import lengths_in
 
     folder = resolved.root or resolved.source.root or Path(resolved.name_or_folder)
@@ -126,12 +129,11 @@ def _lengths(resolved: ResolvedDataset, home: Home) -> Lengths:
     if not url:
         return lengths_in(home)
     lay_out(url, home)
-    if resolved.source.stride_s:
-        raise CaeavError(
-            f"--stride-seconds with media at {url}: how long files are would have to be read from each of them",
-            hint="say in a label file where clips begin (--labels), or copy the media to this machine",
-        )
-    return lambda paths: [None] * len(paths)
+    if not resolved.source.stride_s:
+        return lambda paths: [None] * len(paths)
+    from caeav.pipeline.extract.lengths_at_address import lengths_at
+
+    return lengths_at(Address(folder, url), home)
 
 
 def name(dataset: str, home: Home) -> str:

@@ -15,7 +15,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from email.utils import formatdate
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any
+from typing import Any, ClassVar
 from urllib.parse import parse_qs, unquote, urlsplit
 from xml.sax.saxutils import escape, unescape
 
@@ -57,11 +57,12 @@ class S3:
     seen: list[tuple[str, str]] = field(default_factory=list)
     latency_s: float = 0.0
     bytes_per_s: float = 0.0
+    handler: ClassVar[Any] = None
     lock: threading.RLock = field(default_factory=threading.RLock)
     uploads: dict[str, dict[int, bytes]] = field(default_factory=dict)
 
     def __enter__(self) -> S3:
-        handler = type("Handler", (_Handler,), {"s3": self})
+        handler = type("Handler", (self.handler or _Handler,), {"s3": self})
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
         self._server.daemon_threads = True
         threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True).start()

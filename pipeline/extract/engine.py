@@ -11,7 +11,6 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from typing import Protocol
 
-from caeav.manifests.core.errors import CaeavError
 from caeav.pipeline.extract.collect import Collector, Filling, OpenStore, open_stores
 from caeav.pipeline.extract.context import RunContext
 from caeav.pipeline.extract.identity import MediaCheck
@@ -109,11 +108,6 @@ def _extraction(
     """Who makes the shards: this machine, or a cluster."""
     if context.options.cluster is None:
         return LocalExtraction(context, jobs, stores, media.decoded, place=media.place)
-    if media.place.url:
-        raise CaeavError(
-            f"media at {media.place.url} with --engine ray: each actor would need them in a folder",
-            hint="copy them to a folder that all machines see, or leave out --engine",
-        )
     from caeav.pipeline.extract.cluster.driver import ClusterExtraction
     from caeav.pipeline.extract.cluster.ray_cluster import RayCluster
 

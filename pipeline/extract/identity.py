@@ -21,6 +21,7 @@ from caeav.pipeline.media.stills import media_files
 from caeav.pipeline.store import Slice, StoreError, StoreWriter
 from caeav.pipeline.store.media_record import (
     LET_GO,
+    NO_DIGEST,
     UNSURE,
     Facts,
     MediaChange,
@@ -89,7 +90,9 @@ class MediaCheck:
         recorded = dict.fromkeys(name for record in records for name in record)
         self._now = look(self._root, [*dict.fromkeys((*self._media, *recorded))], media_files)
         self._digests: dict[str, bytes] = {}
+        self._same: dict[str, Facts] = {}
         self._whole: dict[str, bytes] = {}
+        self._differing: set[str] = set()
         self._folders = [folder for folder, record in zip(folders, records, strict=True) if record]
 
     def refuse(self) -> None:
@@ -160,18 +163,41 @@ class MediaCheck:
         if name not in self._whole:
             self._whole[name] = self.place.whole_digest(name)
 
+    def seen(self, names: Iterable[str]) -> dict[str, bytes]:
+        """The digest of each of these media as this machine sees them, without those that cannot be read."""
+        there = dict.fromkeys(name for name in names if self._now.get(name) is not None)
+        unread = self._digest([name for name in there if name not in self._same])
+        found = {name: unread[name] if name in unread else self._same[name].digest for name in there}
+        return {name: taken for name, taken in found.items() if taken}
+
     def digested(self, whole: Mapping[str, bytes]) -> None:
-        """Take the digests of files that another process has read."""
+        """Take the digests of all bytes of files that another process has read.
+
+        Raises `CaeavError` where one is not what was read of the same file before, by whichever machine; it is recorded
+        then that the clips of this file may be of several versions, so that the next run asks what to do with them.
+        """
+        for name, taken in whole.items():
+            before = self._whole.get(name) or (self._same[name].whole if name in self._same else b"")
+            if before and taken and before != taken:
+                self._differing.add(name)
+                raise CaeavError(
+                    f"{self._root / name}: a machine of the cluster has read other bytes than were read before",
+                    hint="put the media on a file system that all machines mount at the same path, then run the "
+                    "command again: it lists the clips stored of this file, and --changed redo makes them anew",
+                )
         self._whole |= whole
 
     def finish(self, stores: Sequence[Path]) -> None:
         """Add these digests to the records of stores that are still open for writing."""
-        for store in stores if self._whole else ():
+        for store in stores if self._whole or self._differing else ():
             seen = read_record(store) or {}
             for name, whole in self._whole.items():
                 before = seen.get(name)
                 if before is not None and whole and before.digest == self._digests.get(name):
                     seen[name] = replace(before, whole=whole)
+            seen |= {
+                name: Facts(seen[name].size, UNSURE, NO_DIGEST) for name in self._differing & seen.keys()
+            }
             write_record(store, seen)
 
     def _record(
@@ -191,7 +217,9 @@ class MediaCheck:
                     seen[name] = replace(known[name], stamp=LET_GO)
                 elif before is not None and before.stamp != LET_GO:
                     del seen[name]  # nothing is stored of it
-            elif name not in kept and (before is None or not _alike(before, now)):
+            elif before is not None and _alike(before, now):
+                self._same[name] = before
+            elif name not in kept:
                 fresh.append(name)
         taken = self._digest(fresh)
         for name in fresh:

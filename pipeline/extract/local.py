@@ -26,7 +26,7 @@ from caeav.pipeline.extract.places import Address, Place
 from caeav.pipeline.extract.preflight import why_no_file
 from caeav.pipeline.extract.progress import Meter
 from caeav.pipeline.extract.records import RecordBuilder, decoded, validate_reply
-from caeav.pipeline.extract.spool import FolderFiles, Lost, MediaFiles, Spool
+from caeav.pipeline.extract.spool import FolderFiles, Lost, MediaFiles, Spool, spool_folder
 from caeav.pipeline.media.workers.pool import Failure, Outcome, Request, WorkerPool
 from caeav.pipeline.store import Quarantined, Record
 
@@ -77,9 +77,9 @@ class LocalExtraction:
     """Makes the due clips of one run: from requests to child processes to settled records.
 
     `media_read` is called with the media of every decoded clip. `notes`: how often each note was made, by store.
-    `place`: where media lie that are not in the manifest's folder. `keep`: keep finished records in journals. The clips
-    `alone` come first, none beside another. `watch` is told each clip that begins and that is settled. `pool` gives the
-    child processes, by default new ones.
+    `place`: where media lie that are not in the manifest's folder; `spool_in`: the folder to fetch them into instead of
+    the home's. `keep`: keep finished records in journals. The clips `alone` come first, none beside another. `watch` is
+    told each clip that begins and that is settled. `pool` gives the child processes, by default new ones.
     """
 
     def __init__(
@@ -90,6 +90,7 @@ class LocalExtraction:
         media_read: Callable[[str], object],
         *,
         place: Place | None = None,
+        spool_in: Path | None = None,
         keep: bool = True,
         alone: Sequence[str] = (),
         watch: Watch | None = None,
@@ -99,6 +100,7 @@ class LocalExtraction:
         self.remarks: list[str] = []
         self._context, self._jobs, self._stores, self._media_read = context, jobs, stores, media_read
         self._root, self._place = Path(context.manifest.media_root), place
+        self._spool_in = spool_in or spool_folder(context.home)
         self._files: MediaFiles = FolderFiles(self._root, self._media_of)
         self._plan = plan_clips(stores, self._root)
         self._uses_devices = bool(self._plan.due) and any(job.device_parts for job in jobs)
@@ -144,7 +146,7 @@ class LocalExtraction:
                 self._start_runner(stack)
             if isinstance(self._place, Address):
                 self._files = stack.enter_context(
-                    Spool(self._place, self._context.home, [*self._order()], self._media_of, self._nudge)
+                    Spool(self._place, self._spool_in, [*self._order()], self._media_of, self._nudge)
                 )
             with self._open_pool() as self._pool:
                 for outcome in self._pool.map(self._requests()):

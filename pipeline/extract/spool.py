@@ -29,7 +29,7 @@ from caeav.pipeline.store.remote.faults import ObjectGone
 
 LIMIT_VARIABLE = "CAEAV_SPOOL_BYTES"
 DEFAULT_LIMIT = 4_000_000_000
-PREFIX = ".spool-"
+PREFIX = ".caeav-spool-"
 FETCHERS = 4
 LOOK_AHEAD = 64
 """Clips that are looked at ahead of the one that is asked for."""
@@ -79,7 +79,7 @@ class _Held:
 
 
 class Spool:
-    """A `MediaFiles` with a folder in the home of at most `limit` bytes; used as a context manager.
+    """A `MediaFiles` with a folder in `parent` of at most `limit` bytes; used as a context manager.
 
     `keys` are the clips in the order in which they are asked for; `arrived` is called when another one may be there.
     """
@@ -87,13 +87,13 @@ class Spool:
     def __init__(
         self,
         place: Address,
-        home: Home,
+        parent: Path,
         keys: Sequence[str],
         media_of: Callable[[str], str],
         arrived: Callable[[], object],
         limit: int | None = None,
     ) -> None:
-        self._place, self._parent = place, home.root / "remote"
+        self._place, self._parent = place, parent
         self._keys, self._media_of = keys, media_of
         self._arrived = arrived
         self.limit = spool_limit() if limit is None else limit
@@ -214,6 +214,11 @@ class Spool:
         with path.open("wb") as out:
             self._place.bucket.download(name, facts, lambda _, data: out.write(data))
         os.utime(path, ns=(facts.written_ns, facts.written_ns))
+
+
+def spool_folder(home: Home) -> Path:
+    """The folder of a home for spools."""
+    return home.root / "remote"
 
 
 def spool_limit() -> int:

@@ -18,21 +18,23 @@ from caeav.manifests.core.home import Home
 from caeav.manifests.core.util import usable_cores
 from caeav.manifests.readers import Lengths
 from caeav.pipeline.media.clip import DecodeError, Limits
-from caeav.pipeline.media.workers.pool import Request, WorkerPool
+from caeav.pipeline.media.workers.pool import Outcome, Request, WorkerPool
 
 FILE = "lengths.jsonl"
 AT_ONCE = 32
 """Files per request; if it fails, each of them gets a request of its own."""
 DEADLINE_S = 120.0
 
+Measure = Callable[[Sequence[str]], Sequence[float | None]]
 Identity = tuple[str, int, int]
 """What a length is remembered for: absolute path, bytes, modification time in ns."""
 
 
-def lengths_in(home: Home) -> Lengths:
+def lengths_in(home: Home, measure: Measure | None = None) -> Lengths:
     """A function that gives the seconds of media files, None where they cannot be told (no media, damaged, missing).
 
-    Lengths are kept in `home`; where that cannot be read or written, they are measured again.
+    Lengths are kept in `home`; where that cannot be read or written, they are measured again. `measure` gives those of
+    paths that are not known yet, by default from the files there.
     """
 
     def lengths(paths: Sequence[Path]) -> list[float | None]:
@@ -40,7 +42,7 @@ def lengths_in(home: Home) -> Lengths:
         files = [_identity(path) for path in paths]
         new = list(dict.fromkeys(file for file in files if file is not None and file not in known))
         if new:
-            known |= dict(zip(new, _measure([path for path, _, _ in new]), strict=True))
+            known |= dict(zip(new, (measure or _measure)([path for path, _, _ in new]), strict=True))
             _save_known(home.root / FILE, known)
         return [None if file is None else known[file] for file in files]
 
@@ -102,11 +104,25 @@ def _measure(paths: Sequence[str]) -> list[float | None]:
     groups = {str(n): paths[n : n + AT_ONCE] for n in range(0, len(paths), AT_ONCE)}
     found: dict[str, float | None] = dict.fromkeys(paths)
     workers = max(1, min(usable_cores(), len(groups)))
-    with WorkerPool(f"{__name__}:setup", {}, workers=workers, deadline_s=DEADLINE_S, retries=0) as pool:
+    with measuring(workers) as pool:
         alone = [path for group in _measure_groups(pool, groups, found) for path in group]
         for _ in _measure_groups(pool, {str(n): [path] for n, path in enumerate(alone)}, found):
             continue
     return [found[path] for path in paths]
+
+
+def measuring(workers: int) -> WorkerPool:
+    """Child processes that answer requests with `paths`: `seconds`, of each of them."""
+    return WorkerPool(f"{__name__}:setup", {}, workers=workers, deadline_s=DEADLINE_S, retries=0)
+
+
+def seconds_of(outcome: Outcome, files: int) -> list[float | None] | None:
+    """What a child said of so many files, None for a length that cannot be; None for no such answer."""
+    seconds = outcome.info.get("seconds")
+    if outcome.failure or not isinstance(seconds, list) or len(seconds) != files:
+        return None
+    most_s = Limits().duration_s
+    return [float(x) if isinstance(x, int | float) and 0 < x < most_s else None for x in seconds]
 
 
 def _measure_groups(
@@ -118,13 +134,11 @@ def _measure_groups(
     requests: Iterable[Request] = ({"id": name, "paths": list(group)} for name, group in groups.items())
     for outcome in pool.map(requests):
         group = groups[outcome.id]
-        seconds = outcome.info.get("seconds")
-        if outcome.failure or not isinstance(seconds, list) or len(seconds) != len(group):
+        seconds = seconds_of(outcome, len(group))
+        if seconds is None:
             yield group
-            continue
-        for path, length in zip(group, seconds, strict=True):
-            if isinstance(length, int | float) and 0 < length < Limits().duration_s:
-                found[path] = float(length)
+        else:
+            found.update(zip(group, seconds, strict=True))
 
 
 def _load_known(remembered: Path) -> dict[Identity, float | None]:

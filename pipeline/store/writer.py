@@ -267,11 +267,16 @@ class StoreWriter:
             due = [key for key in self._planned[index.number] if key not in self._quarantined]
             if index.fingerprint != self.recipe.fingerprint or due != list(index.keys):
                 raise ValueError(f"shard {index.number} of {source.path} is not the one that is planned here")
-            layout = next(iter(self._indexes.values()), shards[0]).layout
-            if index.layout != layout:
+            first = next(iter(self._indexes.values()), shards[0])
+            if index.layout != first.layout:
+                own, wanted = (
+                    {*one.layout} - {*other.layout} for one, other in ((index, first), (first, index))
+                )
                 raise StoreError(
-                    f"shard {index.number} of {source.path} holds other arrays than the shards of {self.path}",
-                    hint="make the slices again by one version of the models, or with --backend webdataset",
+                    f"shard {index.number} of {source.path} holds {_listed(own)}, shard {first.number} of {self.path} "
+                    f"{_listed(wanted)}, and a Zarr array has one shape for all clips",
+                    hint="make the store with --backend webdataset, which keeps arrays of any shape; slices made by "
+                    "other versions of the models have to be made again",
                 )
         self._unseal()
         for index in shards:
@@ -450,3 +455,8 @@ def _update_documents(
         if not path.is_file() or path.read_bytes() != data:
             publish_bytes(path, data)
     return list(documents)
+
+
+def _listed(arrays: Iterable[object]) -> str:
+    """Arrays of a layout, for an error."""
+    return ", ".join(sorted(map(str, arrays))) or "fewer arrays"

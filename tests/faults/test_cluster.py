@@ -14,6 +14,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +27,11 @@ from caeav.pipeline.extract import local
 from caeav.pipeline.extract.cluster import actor as actor_module
 from caeav.pipeline.extract.cluster import driver, ray_cluster, shards
 from caeav.pipeline.extract.cluster.options import ClusterOptions
+from caeav.pipeline.extract.identity import MediaChanged
 from caeav.pipeline.media.workers.pool import WorkerPool
-from caeav.pipeline.store import StoreReader, StoreWriter, list_stores
+from caeav.pipeline.store import StoreError, StoreReader, StoreWriter, list_stores
+from caeav.pipeline.store.staged import StagedShard
+from caeav.pipeline.store.state import StoreState, inspect
 
 pytestmark = pytest.mark.usefixtures("inline")
 STEPS = ("sync_file", "sync_folder", "rename", "remove", "make_folder", "link_file")
@@ -60,6 +64,11 @@ def wanted(
 
 def extract(small: Any, home: Path, backend: str = "webdataset", **options: Any) -> None:
     small.extract(home, backend, cluster=ClusterOptions(**options))
+
+
+def states(home: Path) -> list[StoreState]:
+    """What is in the stores of a home."""
+    return [inspect(info.path) for info in list_stores(home / "stores")]
 
 
 @pytest.mark.parametrize("backend", ["webdataset", "zarr"])
@@ -374,6 +383,164 @@ def test_a_machine_without_store_or_media_ends_the_run(
     assert "mount at the same path" in str(refused.value) and len(used) == 1
     extract(small, tmp_path / "home")
     assert contents(tmp_path / "home") == wanted()
+
+
+@pytest.mark.parametrize("what", ["ends", "length"])
+def test_a_machine_that_sees_another_file_says_so(
+    what: str,
+    small: Any,
+    tmp_path: Path,
+    use: Any,
+    wanted: Any,
+    contents: Any,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The same path with other content: what it makes of it is not stored, and nothing is quarantined for it."""
+    copy = tmp_path / "copy"
+    shutil.copytree(small.media, copy)
+    *_, own, lost = small.manifest.clips
+    changed = copy / own.media
+    data = changed.read_bytes()
+    changed.write_bytes(data[:-1] + bytes([data[-1] ^ 1]) if what == "ends" else data + b"0")
+    start = ThreadCluster.start
+
+    def elsewhere(self: ThreadCluster, settings: str, *rest: Any) -> Any:
+        return start(self, json.dumps({**json.loads(settings), "media_root": str(copy)}), *rest)
+
+    use(ThreadCluster)
+    with monkeypatch.context() as patch:
+        patch.setattr(ThreadCluster, "start", elsewhere)
+        with pytest.raises(
+            CaeavError, match=rf"^machine \S+ \(pid \d+\) sees another file at {changed} than"
+        ):
+            extract(small, tmp_path / "home")
+    for state in states(tmp_path / "home"):
+        assert set(state.indexes) <= {0} and list(state.quarantined) == [lost.key]
+    extract(small, tmp_path / "home")
+    assert contents(tmp_path / "home") == wanted()
+
+
+def test_two_machines_that_read_other_bytes_of_one_file_end_the_run(
+    small: Any, tmp_path: Path, use: Any, wanted: Any, contents: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where ends and length are the same; clips of one file in two shards. Then those that are stored are made anew."""
+    monkeypatch.setattr(driver, "AT_ONCE", 1)  # one shard after the other
+    shared, own = small.manifest.clips[0].media, small.manifest.clips[2].media
+
+    class Other(ThreadCluster):
+        CPUS = (1.0,)
+
+        def after(self, number: int, method: str, answer: str, *arguments: str) -> str:
+            made = json.loads(answer)
+            if method == "make" and own in made["media"]:
+                return json.dumps({**made, "media": {**made["media"], shared: "1" * 32}})
+            return answer
+
+    use(Other)
+    with pytest.raises(
+        CaeavError, match=rf"{shared}: a machine of the cluster has read other bytes than"
+    ) as refused:
+        extract(small, tmp_path / "home")
+    assert "--changed redo" in refused.value.hint
+    assert [set(state.indexes) for state in states(tmp_path / "home")] == [{0}, {0}]
+    use(ThreadCluster)
+    with pytest.raises(MediaChanged) as changed:
+        extract(small, tmp_path / "home")
+    assert {change.key for change in changed.value.changes} == {small.manifest.keys[0]}
+    small.extract(tmp_path / "home", cluster=ClusterOptions(), changed="redo")
+    assert contents(tmp_path / "home") == wanted()
+
+
+def test_what_is_adopted_leaves_staging_at_once(
+    small: Any, tmp_path: Path, use: Any, wanted: Any, contents: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(driver, "AT_ONCE", 1)
+    seen: list[tuple[set[str], str]] = []
+
+    class Looking(ThreadCluster):
+        CPUS = (1.0,)
+
+        def after(self, number: int, method: str, answer: str, *arguments: str) -> str:
+            if method == "make":
+                folders = (tmp_path / "home").rglob("staging/*/")
+                seen.append(
+                    ({path.name for path in folders if path.is_dir()}, json.loads(arguments[0])["attempt"])
+                )
+            return answer
+
+    use(Looking)
+    extract(small, tmp_path / "home")
+    assert contents(tmp_path / "home") == wanted()
+    assert len(seen) == 2 and all(there == {attempt} for there, attempt in seen)
+
+
+def test_machines_that_go_while_their_actors_are_set_up_are_replaced(
+    small: Any, tmp_path: Path, use: Any, wanted: Any, contents: Any
+) -> None:
+    """However often; an actor that cannot be set up on a machine that stays is given up."""
+
+    class Leaving(ThreadCluster):
+        left = driver.MAX_START_DEATHS + 2
+
+        def after(self, number: int, method: str, answer: str, *arguments: str) -> str:
+            if method == "set_up" and Leaving.left:
+                Leaving.left -= 1
+                raise ray_cluster.ActorLost("its node has died", machine=True, left=True)
+            return answer
+
+    class Broken(ThreadCluster):
+        def after(self, number: int, method: str, answer: str, *arguments: str) -> str:
+            raise ray_cluster.ActorLost("it cannot import caeav", machine=True)
+
+    use(Broken)
+    with pytest.raises(CaeavError, match=r"3 actors died while they were set up: it cannot import caeav"):
+        extract(small, tmp_path / "home")
+    use(Leaving)
+    extract(small, tmp_path / "home")
+    assert contents(tmp_path / "home") == wanted() and not Leaving.left
+
+
+def test_the_first_shards_of_several_actors_are_made_at_the_same_time(
+    small: Any, tmp_path: Path, use: Any, wanted: Any, contents: Any
+) -> None:
+    """No shard is there whose layout they could keep, and the later one comes first."""
+    both, first = threading.Barrier(2), threading.Event()
+
+    class Together(ThreadCluster):
+        def after(self, number: int, method: str, answer: str, *arguments: str) -> str:
+            if method == "make":
+                both.wait(20)
+                if '"number": 0' in arguments[0]:
+                    first.wait(0.5)
+            return answer
+
+    used = use(Together)
+    extract(small, tmp_path / "home", "zarr")
+    assert contents(tmp_path / "home") == wanted("zarr")
+    assert [order["orders"]["0"]["like"] for order in used[0].orders] == ["", ""]
+
+
+def test_a_first_shard_whose_arrays_fit_no_other_is_refused(
+    small: Any, tmp_path: Path, use: Any, assert_sound: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As in a run on one machine: a Zarr array has one shape for all clips. What came first stays."""
+    publish = StagedShard.publish
+
+    def cut(self: StagedShard, plan: Any, records: Mapping[str, Any]) -> None:
+        if plan.number == 1 and self.recipe.kind == "tokens":
+            records = {
+                key: replace(record, arrays={name: x[:-1] for name, x in record.arrays.items()})
+                for key, record in records.items()
+            }
+        publish(self, plan, records)
+
+    monkeypatch.setattr(StagedShard, "publish", cut)
+    use(ThreadCluster)
+    with pytest.raises(
+        StoreError, match=r"audio\.stage1.*, and a Zarr array has one shape for all clips\n.*webdataset"
+    ):
+        extract(small, tmp_path / "home", "zarr")
+    assert assert_sound(tmp_path / "home") == 0
 
 
 def test_an_exception_on_the_cluster_is_raised_with_its_traceback(

@@ -12,10 +12,11 @@ import json
 import os
 import platform
 import socket
+import tempfile
 import threading
 import traceback
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
@@ -31,15 +32,15 @@ from caeav.pipeline.extract.context import RunContext, RunOptions
 from caeav.pipeline.extract.decode_job import SETUP, worker_settings
 from caeav.pipeline.extract.jobs import Complete, Job, job_of
 from caeav.pipeline.extract.local import LocalExtraction
+from caeav.pipeline.extract.places import Place, place_of
 from caeav.pipeline.extract.preflight import Loader, why_no_file
 from caeav.pipeline.extract.progress import Progress
-from caeav.pipeline.media.stills import media_files
 from caeav.pipeline.media.workers.pool import WorkerPool
 from caeav.pipeline.store import Recipe, Record
 from caeav.pipeline.store.layout import StoreFolder
-from caeav.pipeline.store.media_record import whole_digest
 from caeav.pipeline.store.staged import STAGING, ShardOrder, StagedShard, sees_staging
 
+ONE_PATH = "put the media on a file system that all machines mount at the same path"
 UNDER_WAY = "under-way"
 """File beside a staged shard: `+key` when a clip begins, `-key` when it is settled."""
 
@@ -92,8 +93,9 @@ class ShardMaker:
         if not self._root.is_dir():
             raise CaeavError(
                 f"{_here()} does not see the media folder {self._root}",
-                hint="put the media on a file system that all machines mount at the same path",
+                hint=ONE_PATH,
             )
+        place_of(self._root)
         remember_at(Home(Path(given["home"])), self._remarks.append)
         for each in given["recipes"]:
             recipe = Recipe(each["kind"], each["name"], each["fields"])
@@ -151,7 +153,8 @@ class ShardMaker:
     def _make(self, ordered: Mapping[str, Any]) -> dict[str, Any]:
         name = ordered["attempt"]
         orders = {int(store): ShardOrder.from_json(x) for store, x in ordered["orders"].items()}
-        self._check_media(orders.values())
+        media_at = place_of(self._root)  # one an attempt: its spool belongs to it
+        self._check_media(media_at, orders.values(), ordered["media"])
         with ExitStack() as stack:
             staged = []
             for number, (job, store) in enumerate(zip(self._jobs, self._stores, strict=True)):
@@ -161,12 +164,14 @@ class ShardMaker:
                 staged.append(StagedShard(StoreFolder(store), job.recipe, orders.get(number), place))
             first = self._stores[min(orders)] / STAGING / name
             notes = stack.enter_context((first / UNDER_WAY).open("w", buffering=1, encoding="ascii"))
-            read: set[str] = set()
+            read: dict[str, str] = {}
             extraction = LocalExtraction(
                 self._context(name),
                 self._jobs,
                 [Filling(shard, complete) for shard, complete in zip(staged, self._complete, strict=True)],
-                read.add,
+                lambda media: read.update({media: self._digest(media_at, media).hex()}),
+                place=media_at,
+                spool_in=Path(tempfile.gettempdir()),
                 keep=False,
                 alone=ordered["alone"],
                 watch=lambda key, begins: notes.write(f"{'+' if begins else '-'}{key}\n"),
@@ -192,7 +197,7 @@ class ShardMaker:
                 for number, shard in enumerate(staged)
                 if number in orders
             },
-            "media": {media: self._digest(media).hex() for media in sorted(read)},
+            "media": dict(sorted(read.items())),
             "remarks": [*extraction.remarks, *self._told()],
         }
 
@@ -219,20 +224,31 @@ class ShardMaker:
             told, self._remarks[:] = list(self._remarks), []
         return told
 
-    def _check_media(self, orders: Any) -> None:
-        """Raise `CaeavError` for a file that is not here: the one who ordered has seen it."""
-        for media in dict.fromkeys(row[1] for order in orders for row in order.clips):
+    def _check_media(self, place: Place, orders: Iterable[ShardOrder], seen: Mapping[str, str]) -> None:
+        """Raise `CaeavError` for a file that is not here, or is another one: the one who ordered has `seen` it.
+
+        Of media at an address only the object is fetched that was listed.
+        """
+        names = list(dict.fromkeys(row[1] for order in orders for row in order.clips))
+        for media in names:
             if why := why_no_file(self._root / media):
                 raise CaeavError(
                     f"{_here()} does not see {self._root / media}, which the machine that runs the command sees: {why}",
-                    hint="put the media on a file system that all machines mount at the same path",
+                    hint=ONE_PATH,
+                )
+        for media, here in ({} if place.url else place.digests(names)).items():
+            if media in seen and here.hex() != seen[media]:
+                raise CaeavError(
+                    f"{_here()} sees another file at {self._root / media} than the machine that runs the command saw",
+                    hint=ONE_PATH + "; where it was replaced meanwhile, run the command again",
                 )
 
-    def _digest(self, media: str) -> bytes:
+    def _digest(self, place: Place, media: str) -> bytes:
+        """The digest of all bytes of media that were just read."""
         with self._lock:
             if media in self._whole:
                 return self._whole[media]
-        found = whole_digest(self._root, media, media_files)
+        found = place.whole_digest(media)
         with self._lock:
             self._whole[media] = found
         return found

@@ -216,7 +216,9 @@ class ClusterExtraction:
                 if task is None:
                     break
                 attempt = f"{task.number:06d}-{uuid.uuid4().hex[:12]}"
-                order = json.dumps(order_of(task, attempt, open_plans(task, self._stores), self._stores))
+                order = json.dumps(
+                    order_of(task, attempt, open_plans(task, self._stores), self._stores, self._media)
+                )
                 task.attempts[attempt] = time.monotonic()
                 actor.tasks[attempt], actor.careful = task, bool(task.alone)
                 self._calls[cluster.call(actor.handle, "make", order)] = (actor, attempt)
@@ -326,7 +328,7 @@ class ClusterExtraction:
         cluster.kill([actor.handle])
         self._sized_s = 0.0
         self._count_resources()
-        if actor.resources is None:
+        if actor.resources is None and not lost.left:
             self._start_deaths += 1
             if self._start_deaths >= MAX_START_DEATHS:
                 raise CaeavError(
@@ -361,6 +363,7 @@ class ClusterExtraction:
                 _raise(answer)
             return False
         self._tell(answer)
+        self._media.digested({name: bytes.fromhex(taken) for name, taken in answer["media"].items()})
         try:
             with self.meter.busy("driver", "adopt"):
                 for store, plan in open_plans(task, self._stores).items():
@@ -375,7 +378,6 @@ class ClusterExtraction:
                     "what is finished is kept, run the same command again",
                 ) from None
             return False
-        self._media.digested({name: bytes.fromhex(taken) for name, taken in answer["media"].items()})
         self._settle(task)
         return task.done
 

@@ -27,15 +27,20 @@ STUCK_S = 20.0
 """Ray itself ends the process after 60 s without its head, whatever is under way, with a message of its own."""
 SHORT_S = 2.0
 OBJECT_STORE_BYTES = 80 << 20
+CLIENT_TRIES = 3
+NOT_STARTED = "Starting Ray client server failed"
 AT_ONCE = 2
 """Shards under way in one actor, so that its device does not run dry between them."""
 
 
 class ActorLost(Exception):
-    """An actor is gone and with it its answer; `machine`: its machine or the way there failed, not its own process."""
+    """An actor is gone and with it its answer.
 
-    def __init__(self, why: str, machine: bool) -> None:
-        self.why, self.machine = why, machine
+    `machine`: its machine or the way there failed, not its own process; `left`: the machine is there no more.
+    """
+
+    def __init__(self, why: str, machine: bool, left: bool = False) -> None:
+        self.why, self.machine, self.left = why, machine, left
         super().__init__(why)
 
 
@@ -102,14 +107,13 @@ class RayCluster:
     def start(self, settings: str, cpus: int, gpus: int, accelerator: str) -> Any:
         """An actor with these resources, once there is room for it."""
         kind = {"accelerator_type": accelerator} if accelerator else {}
-        groups = {"make": AT_ONCE, "watch": 1}
-        remote = self._ray.remote(num_cpus=cpus, num_gpus=gpus, concurrency_groups=groups, **kind)(ShardMaker)
+        calls = AT_ONCE + 1  # and one that watches; by number, since a client knows no concurrency groups
+        remote = self._ray.remote(num_cpus=cpus, num_gpus=gpus, max_concurrency=calls, **kind)(ShardMaker)
         return remote.options(max_restarts=0, max_task_retries=0).remote(settings)
 
     def call(self, actor: Any, method: str, *arguments: str) -> Any:
         """Begin a call; what comes back stands for its answer."""
-        group = "watch" if method == "watch" else "make"
-        return getattr(actor, method).options(concurrency_group=group).remote(*arguments)
+        return getattr(actor, method).remote(*arguments)
 
     def wait(self, calls: Sequence[Any], timeout_s: float) -> list[Any]:
         """Those of `calls` that are over, as soon as there is one."""
@@ -129,7 +133,7 @@ class RayCluster:
         except errors.RayError as error:
             text = " ".join(str(error).split())
             own = isinstance(error, errors.ActorDiedError) and "worker process has died" in text
-            raise ActorLost(text[-400:], machine=not own) from None
+            raise ActorLost(text[-400:], machine=not own, left="its node has died" in text) from None
         except ConnectionError:
             raise self._gone() from None
 
@@ -149,7 +153,7 @@ def _connect(ray: Any, address: str, remark: Remark) -> None:
     if wanted not in ("", "auto", "local") and (why := _why_silent(wanted.removeprefix("ray://"))):
         raise _no_cluster(wanted, why)  # Ray would try for minutes
     try:
-        ray.init(address=wanted or "auto", **quiet)
+        _init(ray, wanted or "auto", **quiet)
         remark(f"on the Ray cluster at {wanted or ray.get_runtime_context().gcs_address}")
     except (ConnectionError, RuntimeError, ValueError, TimeoutError) as error:
         if wanted and wanted != "auto":
@@ -169,7 +173,26 @@ def _connect(ray: Any, address: str, remark: Remark) -> None:
             signal.signal(number, handler)
 
 
+def _init(ray: Any, address: str, **options: Any) -> None:
+    """`ray.init`, tried again where the cluster says that it could not start the server for this client.
+
+    Ray's proxy forks while its threads are at work, and on a busy machine what it forks may end at once.
+    """
+    for left in reversed(range(CLIENT_TRIES)):
+        try:
+            ray.init(address=address, **options)
+            return
+        except (ConnectionError, RuntimeError) as error:
+            if not left or NOT_STARTED not in str(error):
+                raise
+
+
 def _no_cluster(address: str, why: str) -> CaeavError:
+    if "ray[client]" in why:
+        return CaeavError(
+            "--engine ray://... needs Ray's client, of whose packages one does not load (grpcio)",
+            hint='pip install "caeav[ray]"',
+        )
     return CaeavError(
         f"no Ray cluster answers at {address}: {why}",
         hint="give the address of a running one, as host:6379 in RAY_ADDRESS or as --engine ray://host:10001; where it "

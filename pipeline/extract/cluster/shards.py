@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 
 from caeav.manifests.core.errors import CaeavError
 from caeav.pipeline.extract.collect import OpenStore
+from caeav.pipeline.extract.identity import MediaCheck
 from caeav.pipeline.store import Quarantined, ShardPlan
 from caeav.pipeline.store.staged import ShardOrder
 
@@ -84,8 +85,14 @@ def open_plans(task: ShardTask, stores: Sequence[OpenStore]) -> dict[int, ShardP
 
 
 def order_of(
-    task: ShardTask, attempt: str, plans: dict[int, ShardPlan], stores: Sequence[OpenStore]
+    task: ShardTask, attempt: str, plans: dict[int, ShardPlan], stores: Sequence[OpenStore], media: MediaCheck
 ) -> dict[str, object]:
-    """The order for an attempt at a task, as JSON values."""
-    orders = {store: ShardOrder.of(stores[store].writer, plan).as_json() for store, plan in plans.items()}
-    return {"attempt": attempt, "orders": orders, "alone": task.alone}
+    """The order for an attempt at a task, as JSON values; with the digests of its media, for actors to compare."""
+    orders = {store: ShardOrder.of(stores[store].writer, plan) for store, plan in plans.items()}
+    seen = media.seen(row[1] for order in orders.values() for row in order.clips)
+    return {
+        "attempt": attempt,
+        "orders": {store: order.as_json() for store, order in orders.items()},
+        "alone": task.alone,
+        "media": {name: taken.hex() for name, taken in seen.items()},
+    }

@@ -71,6 +71,12 @@ _RENEW = (
     "renew the credentials where the object store's tools take them from (environment, profile, role) and run the "
     "command again; what is finished is kept"
 )
+_SET_UP = {
+    "s3": "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE",
+    "gs": "GOOGLE_APPLICATION_CREDENTIALS (a file) or gcloud's login",
+    "az": "AZURE_STORAGE_ACCOUNT_NAME with AZURE_STORAGE_ACCOUNT_KEY or AZURE_STORAGE_SAS_KEY",
+}
+_NOT_SET_UP = re.compile(r"must be specified|Invalid Access Key|service account|credential", re.I)
 _AGAIN = "run the command again: it goes on with what is missing"
 
 
@@ -130,6 +136,12 @@ def as_fault(url: str, error: Exception) -> RemoteError | None:
         reason
     ):
         return AccessRefused(f"{url}: access is refused: {reason}", hint=_RENEW)
+    scheme = url.partition("://")[0]
+    if isinstance(error, BaseError) and scheme in _SET_UP and _NOT_SET_UP.search(reason):
+        return Unusable(
+            f"{url}: there are no credentials that can be used: {reason}",
+            hint=f"name them in the environment: {_SET_UP[scheme]} (docs/REMOTE.md)",
+        )
     if isinstance(error, BaseError | TimeoutError):
         return RemoteError(f"{url}: {reason}", hint=_AGAIN)
     return None

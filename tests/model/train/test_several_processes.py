@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +43,7 @@ SETS = [
 ]
 SETS += ["model.head.width=16", "model.head.hidden=16", "model.head.visual_in=16", "model.head.audio_in=16"]
 COMMAND = [sys.executable, "-m", "caeav.cli", "train", "--task", "ave", "--dataset", "tiny"]
+TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", *COMMAND[1:]]
 INJECT = ["model.adapters.placement=inject", "model.adapters.inject_from=stage1"]
 DEADLINE_S = 1200
 
@@ -82,10 +84,10 @@ def test_two_processes_with_half_a_batch_each_equal_one(
 # ---- the command ---------------------------------------------------------------------------------------------
 
 
-def command(home: Home, *more: str) -> subprocess.Popen[str]:
+def command(home: Home, *more: str, start: Sequence[str] = COMMAND) -> subprocess.Popen[str]:
     sets = [x for setting in SETS for x in ("--set", setting)] if "--resume" not in more else []
-    start = COMMAND if sets else COMMAND[:4]
-    environment = {**os.environ, "CAEAV_PROCESS_TIMEOUT_S": "60"}
+    start = start if sets else start[: start.index("train") + 1]
+    environment = {**os.environ, "CAEAV_PROCESS_TIMEOUT_S": "60", "CUDA_VISIBLE_DEVICES": ""}
     return subprocess.Popen(
         [*start, *sets, "--home", str(home.root), *more],
         env=environment,
@@ -130,7 +132,7 @@ def gone(pids: list[int]) -> bool:
     not Path("/proc/self/task").exists(), reason="looks for child processes as Linux lists them"
 )
 def test_a_killed_process_ends_the_other_and_the_run_is_resumed(make_home: Any) -> None:
-    """Then a signal ends both, and at last the run ends like any other."""
+    """Then a signal ends both, and at last, resumed by torchrun, the run ends like any other."""
     home = make_home()
     killed = command(home, "--set", "training.epochs=8", "--devices", "cpu,cpu")
     pids = children(killed, 2)
@@ -149,7 +151,7 @@ def test_a_killed_process_ends_the_other_and_the_run_is_resumed(make_home: Any) 
     status, _, err = finished(stopped)
     assert status == 128 + signal.SIGTERM and gone(pids) and "interrupted" in err and "Traceback" not in err
 
-    status, out, err = finished(command(home, "--resume", run.name, "--devices", "cpu,cpu", "--json"))
+    status, out, err = finished(command(home, "--resume", run.name, "--json", start=TORCHRUN))
     assert status == 0, err
     assert json.loads(out) == run.result() and list_runs(home) == [run]
     assert [record["epoch"] for record in read_metrics(run.folder / METRICS)] == [1, 2, 3, 4, 5, 6, 7, 8]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import shutil
+import tempfile
 import threading
 import time
 from collections.abc import Callable
@@ -12,17 +14,20 @@ from typing import Any
 
 import pytest
 from s3_server import S3, Fault
+from thread_cluster import ThreadCluster, use_clusters
 from waiting import wait_until
 
+from caeav.cli.datasets import LOOKS, load, source
 from caeav.manifests.clip import Manifest
 from caeav.manifests.core.errors import CaeavError
 from caeav.manifests.core.home import Home
 from caeav.manifests.dataset import load_dataset
+from caeav.pipeline.extract.cluster.options import ClusterOptions
 from caeav.pipeline.extract.context import RunContext, RunOptions
 from caeav.pipeline.extract.identity import verify_media
 from caeav.pipeline.extract.jobs import TokenOptions
 from caeav.pipeline.extract.places import Address, Place, address_of, lay_out, place_of
-from caeav.pipeline.extract.spool import Lost, Spool, remove_left
+from caeav.pipeline.extract.spool import PREFIX, Lost, Spool, remove_left, spool_folder
 from caeav.pipeline.extract.tokens import extract
 from caeav.pipeline.store import StoreWriter, open_for_writing
 from caeav.pipeline.store.media_record import digests, whole_digest
@@ -124,7 +129,7 @@ def test_a_run_from_an_address_gives_the_bytes_of_one_from_a_folder(
     remote, said = made(home, root, publish="s3://bucket/out")
     assert contents(remote.path) == contents(local.path)
     assert not any(fault.times for fault in s3.faults)
-    assert not list((home.root / "remote").glob(".spool-*"))
+    assert not list((home.root / "remote").glob(f"{PREFIX}*"))
     url = f"s3://bucket/out/synthetic/{local.path.name}"
     assert f"published to {url}" in said and verify_remote(url).sound
     verified = verify_media(remote.path, root)
@@ -132,6 +137,60 @@ def test_a_run_from_an_address_gives_the_bytes_of_one_from_a_folder(
     s3.put(f"sets/AVE/{some_media(root)}", b"another")
     lay_out(URL, home)
     assert [change.what for change in verify_media(remote.path, root).changes] == ["changed"]
+
+
+def test_actors_fetch_media_into_spools_of_their_own(
+    uploaded: Path, s3: S3, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a file each on their own machine, with a fault that passes; one that stays ends the run."""
+    use_clusters(monkeypatch, ThreadCluster)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "scratch"))
+    (tmp_path / "scratch").mkdir()
+    monkeypatch.setenv("CAEAV_SPOOL_BYTES", str(max(p.stat().st_size for p in (uploaded / "AVE").iterdir())))
+    used: set[Path] = set()
+    enter = Spool.__enter__
+    monkeypatch.setattr(Spool, "__enter__", lambda spool: (enter(spool), used.add(spool.folder))[0])
+    local, _ = made(Home(tmp_path / "a"), uploaded)
+    home = Home(tmp_path / "b")
+    root = lay_out(URL, home)
+    s3.faults = [Fault("truncate", "GET", r"\.mp4$", times=2, after=3)]
+    remote, _ = made(home, root, cluster=ClusterOptions())
+    assert contents(remote.path) == contents(local.path)
+    assert len(used) == 3 and {folder.parent for folder in used} == {tmp_path / "scratch"}
+    assert not list(tmp_path.rglob(f"{PREFIX}*")) and not any(fault.times for fault in s3.faults)
+    assert verify_media(remote.path, root).whole == CLIPS
+    s3.faults = [Fault(403, "GET", r"\.mp4$", times=1000, after=CLIPS)]  # not while digests are taken
+    with pytest.raises(CaeavError, match=f"{URL}.*access is refused"):
+        made(Home(tmp_path / "other"), root, cluster=ClusterOptions())
+    assert not list(tmp_path.rglob(f"{PREFIX}*"))
+
+
+def test_files_at_an_address_are_cut_like_those_in_a_folder(
+    small_set: Path, s3: S3, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each comes once to tell its length, through the spool; afterwards its length is known."""
+    folder, url = tmp_path / "own", "s3://bucket/own"
+    folder.mkdir()
+    for path in sorted((small_set / "AVE").iterdir())[:3]:
+        shutil.copy(path, folder)
+        s3.put(f"own/{path.name}", path.read_bytes())
+    s3.put("own/no.mp4", b"no media")
+    (folder / "no.mp4").write_bytes(b"no media")
+    monkeypatch.setenv("CAEAV_SPOOL_BYTES", str(max(p.stat().st_size for p in folder.iterdir())))
+    cut = {"segments": 2, "segment_s": 1.0, "stride_s": 1.0}
+    there = load(str(folder), source(None, "none", **cut), Home(tmp_path / "a"), LOOKS).manifest
+    home, given = Home(tmp_path / "b"), source(None, "none", **cut)
+    found = load(url, given, home, LOOKS).manifest
+    rows = lambda manifest: [(clip.media, clip.start_s, clip.seconds) for clip in manifest.clips]  # noqa: E731
+    assert rows(found) == rows(there) and len(found.clips) == 10
+    assert not list(home.root.rglob(f"{PREFIX}*"))
+    s3.seen.clear()
+    assert rows(load(url, given, home, LOOKS).manifest) == rows(there)
+    assert not [key for _, key in s3.seen if key.endswith(".mp4")]
+    s3.put("own/more.mp4", (folder / "no.mp4").read_bytes())
+    s3.faults = [Fault(403, "GET", r"more\.mp4$", times=1000)]
+    with pytest.raises(AccessRefused, match=r"own/more\.mp4"):
+        load(url, given, home, LOOKS)
 
 
 def some_media(root: Path) -> str:
@@ -151,7 +210,7 @@ def test_a_vanished_object_quarantines_its_clip_and_refused_access_ends_the_run(
     s3.faults = [Fault(403, "GET", r"\.mp4$", times=1000)]
     with pytest.raises(AccessRefused, match=URL):
         made(Home(tmp_path / "other"), root)
-    assert not list((tmp_path / "other/remote").glob(".spool-*"))
+    assert not list((tmp_path / "other/remote").glob(f"{PREFIX}*"))
 
 
 def test_an_object_that_changed_since_the_listing_ends_the_run(
@@ -173,7 +232,9 @@ def spooled(s3: S3, tmp_path: Path) -> Callable[..., Spool]:
     assert isinstance(place, Address)
 
     def make(keys: list[str], limit: int) -> Spool:
-        return Spool(place, Home(tmp_path), keys, lambda key: f"{key[0]}.mp4", lambda: None, limit)
+        return Spool(
+            place, spool_folder(Home(tmp_path)), keys, lambda key: f"{key[0]}.mp4", lambda: None, limit
+        )
 
     return make
 
@@ -230,7 +291,7 @@ def test_a_vanished_file_is_lost_and_the_next_one_is_fetched(spooled: Callable[.
 
 
 def test_the_spool_of_a_killed_run_is_removed(spooled: Callable[..., Spool], tmp_path: Path) -> None:
-    left = tmp_path / ".spool-left"
+    left = tmp_path / f"{PREFIX}left"
     left.mkdir()
     (left / ".lock").touch()
     with spooled(["a1"], 1000) as spool:

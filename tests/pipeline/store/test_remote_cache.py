@@ -101,6 +101,7 @@ def test_files_that_are_needed_together_do_not_displace_each_other(cache: ShardC
     os.utime(cache.path(facts(9)), (later, later))
     with cache.holding([facts(n) for n in (1, 2, 3)], source):
         assert cached_numbers(cache) == [1, 2, 3]
+    assert source.given == [facts(n).name for n in (9, 1, 2, 3)], "each once"
 
 
 def test_a_failed_fetch_leaves_no_file(cache: ShardCache) -> None:

@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from other_servers import Azure, Google
 from s3_server import S3, Fault
 
 from caeav.manifests.core.errors import CaeavError
 from caeav.manifests.core.home import Home
 from caeav.pipeline.store import StoreReader, verify
 from caeav.pipeline.store.errors import DamagedShard, DamagedStore, IncompleteStore, StoreError
-from caeav.pipeline.store.remote import faults
+from caeav.pipeline.store.remote import bucket, faults
 from caeav.pipeline.store.remote.bucket import PART_BYTES, Bucket
 from caeav.pipeline.store.remote.faults import AccessRefused, Different, ObjectGone, RemoteError, WrongBytes
 from caeav.pipeline.store.remote.inspecting import list_remote, verify_remote
@@ -76,6 +79,76 @@ def test_a_store_pushed_and_pulled_has_the_same_bytes(toy: Toy, s3: S3, tmp_path
     assert contents(done.path) == held and verify(done.path).sound
     again = pull(sent.url, tmp_path / "other")
     assert (again.came, again.there) == (0, 3)
+
+
+@pytest.fixture(params=[Google, Azure])
+def other(
+    request: pytest.FixtureRequest, tmp_path: Path, needs: Any, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Any]:
+    """A server that speaks as Google's or Azure's do."""
+    needs("obstore")
+    monkeypatch.setattr(faults, "PATIENCE", faults.Patience(4, 0.005, 0.02, 20.0))
+    monkeypatch.setattr(bucket, "_plain_http", lambda: True)
+    with request.param() as server:
+        account = {"gcs_base_url": server.endpoint, "disable_oauth": True, "private_key": "a-secret"}
+        (tmp_path / "account.json").write_text(
+            json.dumps({**account, "client_email": "", "private_key_id": ""})
+        )
+        google = {"GOOGLE_SERVICE_ACCOUNT": str(tmp_path / "account.json")}
+        for name, value in (google if isinstance(server, Google) else server.environment()).items():
+            monkeypatch.setenv(name, value)
+        yield server
+
+
+def test_the_same_with_the_requests_of_google_and_azure(tar: Toy, other: Any, tmp_path: Path) -> None:
+    """There and back, puts if absent, a listing of several pages, faults that pass and that stay, replacing."""
+    other.faults = [Fault(503, "PUT", r"\.tar$", after=1), Fault("truncate", "GET", r"\.tar$")]
+    sent = push(tar.folder, other.url)
+    assert (sent.sent, push(tar.folder, other.url).there) == (3, 3)
+    (info,) = list_remote(other.url).values()
+    assert info.state == "complete" and verify_remote(sent.url).sound
+    assert contents(pull(sent.url, tmp_path / "there").path) == contents(tar.folder)
+    grown = Toy(tmp_path / "grown")
+    grown.write(grown.manifest(12))
+    with pytest.raises(Different):
+        push(grown.folder, other.url)
+    push(grown.folder, other.url, replace=True)
+    assert contents(pull(sent.url, tmp_path / "again").path) == contents(grown.folder)
+    assert not any(fault.times for fault in other.faults)
+    other.faults = [Fault(403, "GET", times=1000)]
+    with pytest.raises(AccessRefused, match=rf"^{sent.url}/\S+: access is refused: 403") as refused:
+        pull(sent.url, tmp_path / "refused")
+    assert "renew the credentials" in refused.value.hint and "secret" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("url", "given", "says"),
+    [
+        ("az://container/x", {}, r"Account must be specified\n.*AZURE_STORAGE_ACCOUNT_NAME"),
+        (
+            "az://container/x",
+            {"AZURE_STORAGE_ACCOUNT_NAME": "a", "AZURE_STORAGE_ACCOUNT_KEY": "no key!"},
+            r"Invalid Access Key.*\n.*AZURE_STORAGE_ACCOUNT_KEY",
+        ),
+        (
+            "gs://bucket/x",
+            {"GOOGLE_APPLICATION_CREDENTIALS": "/nowhere.json"},
+            r"service account file.*\n.*GOOGLE_APPLICATION_CREDENTIALS \(a file\)",
+        ),
+    ],
+)
+def test_credentials_that_are_none_are_told_at_once(
+    url: str, given: dict[str, str], says: str, needs: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No request is sent, and none is tried again."""
+    needs("obstore")
+    for name in [name for name in os.environ if name.startswith(("AZURE_", "GOOGLE_"))]:
+        monkeypatch.delenv(name)
+    for name, value in given.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(faults.Patience, "wait", lambda *_: pytest.fail("it is tried again"))
+    with pytest.raises(RemoteError, match=f"^{url}: there are no credentials that can be used: .*{says}"):
+        Bucket(url).list()
 
 
 def test_push_sends_payload_first_then_the_index_and_the_seal_last(toy: Toy, s3: S3) -> None:

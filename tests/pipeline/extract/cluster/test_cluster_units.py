@@ -166,7 +166,7 @@ def test_only_the_death_of_a_process_counts_against_its_clips(
     monkeypatch.setitem(sys.modules, "ray", ray)
     with pytest.raises(ray_cluster.ActorLost) as lost:
         RayCluster("", print).answer("call")
-    assert lost.value.machine is machine
+    assert lost.value.machine is machine and lost.value.left is ("node has died" in text)
 
 
 @pytest.mark.parametrize(
@@ -189,6 +189,36 @@ def test_an_address_without_a_cluster_is_an_error_at_once(
         RayCluster("", print)
     with pytest.raises(CaeavError, match=r"no Ray cluster answers at ray://127\.0\.0\.1:2"):
         RayCluster("ray://127.0.0.1:2", print)
+
+
+@pytest.mark.parametrize(
+    ("fails", "why", "error"),
+    [
+        (2, ray_cluster.NOT_STARTED, ""),
+        (3, ray_cluster.NOT_STARTED, r"no Ray cluster answers at ray://.*: .*Starting Ray client server"),
+        (1, "wrong version", r"no Ray cluster answers at ray://.*: wrong version"),
+        (1, "Ray Client requires pip package `ray[client]`", r"Ray's client.*grpcio.*\n.*caeav\[ray\]"),
+    ],
+)
+def test_a_client_whose_server_did_not_start_tries_again(
+    fails: int, why: str, error: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[str] = []
+
+    def init(address: str, **_: object) -> None:
+        seen.append(address)
+        if len(seen) <= fails:
+            raise ConnectionError(f"{why}. See a log")
+
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        address = "ray://{}:{}".format(*server.getsockname())
+        monkeypatch.setitem(sys.modules, "ray", SimpleNamespace(is_initialized=lambda: False, init=init))
+        if error:
+            with pytest.raises(CaeavError, match=error):
+                RayCluster(address, print)
+        else:
+            assert f"ray://{RayCluster(address, print).address}" == address
+    assert seen == [address] * (fails if error else fails + 1)
 
 
 def test_a_dead_head_ends_the_wait(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import re
+import socket
 import sys
 import time
 from argparse import Namespace
@@ -32,6 +33,8 @@ def trial(
         needs("ray")
         args = Namespace(kills=2, clips=16, shard_clips=4, nodes=3, seed=0, kinds=["actor", "node"])
         made = module.Trial(tmp_path_factory.mktemp("cluster"), args)
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            made.head["ray_client_server_port"] = free.getsockname()[1]
         yield made
         made.stop()
 
@@ -40,6 +43,17 @@ def test_stores_equal_those_of_a_local_run_while_an_actor_and_a_machine_are_kill
     trial.run()
     assert trial.differences == [] and trial.compared > 100
     assert trial.killed == {"actor": 1, "node": 1}
+
+
+def test_captions_alone_by_rays_client(trial: Any) -> None:
+    """From outside the cluster, through its client's port; every file's sha256 is that of a local run."""
+    trial.ensure_cluster()
+    home, module = trial.folder / "client", sys.modules["cluster"]
+    port = trial.head["ray_client_server_port"]
+    arguments = [x for x in trial.arguments(home, "zarr")[1:] if x != "--captions"]
+    module.caeav("caption", *arguments, "--engine", f"ray://127.0.0.1:{port}", "--actors", "2")
+    wanted = {name: of for name, of in trial.wanted["zarr"].items() if "tokens-" not in name}
+    assert dict(module.files(home / "stores")) == wanted and len(wanted) > 10
 
 
 def test_without_a_head_the_command_ends_and_the_same_one_continues(trial: Any) -> None:
