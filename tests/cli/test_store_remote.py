@@ -39,7 +39,7 @@ def test_a_store_is_pushed_and_pulled_back(toy: Toy, s3: S3, tmp_path: Path) -> 
     assert info["path"] == url and info["clips"] == 10
     brought = run("store", "pull", url, "--home", tmp_path / "other")
     folder = tmp_path / "other/stores/toy" / toy.folder.name
-    assert brought.stdout == f"brought      3 shards, 38.9 kB\nstore        {folder}\n"
+    assert brought.stdout == f"fetched      3 shards, 38.9 kB\nstore        {folder}\n"
     assert contents(folder) == contents(toy.folder)
 
 
@@ -54,7 +54,7 @@ def test_verify_of_an_address_says_what_is_wrong(toy: Toy, s3: S3, tmp_path: Pat
     s3.buckets["bucket"].pop(f"toy/{toy.folder.name}/shards/000001.tar")
     damaged = run("store", "verify", url)
     assert damaged.exit_code == 1 and "shards/000001.tar" in damaged.stdout
-    assert "caeav store push from a sound store" in damaged.stderr and "repair" not in damaged.output
+    assert "caeav store push from a sound store" in damaged.stderr and "store repair" not in damaged.output
     verified = json.loads(run("store", "verify", url, "--json").stdout)
     assert (verified["path"], verified["sound"], len(verified["problems"])) == (url, False, 1)
     mixed = run("store", "verify", url, "--media")

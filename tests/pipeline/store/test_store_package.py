@@ -160,7 +160,7 @@ def test_to_the_hub_and_back_by_the_commands(
     assert sorted(tars.dataset.iterdir()) == beside
     brought = run("store", "pull", "hub:me/toy", "--home", tmp_path / "other")
     folder = tmp_path / "other" / "stores" / "toy" / tars.folder.name
-    assert brought.stdout == f"brought      3 shards, 38.9 kB\nstore        {folder}\n"
+    assert brought.stdout == f"fetched      3 shards, 38.9 kB\nstore        {folder}\n"
     assert contents(folder) == contents(tars.folder)
     offline = run("store", "push", tars.folder, tmp_path / "package")
     assert offline.stdout == f"{tmp_path / 'package'}\n"

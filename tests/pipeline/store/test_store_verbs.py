@@ -305,7 +305,7 @@ def test_the_commands_say_what_they_did(toys, store_command):
     sliced = ("--home", toys.stores.parent / "s")
     assert len(find_slices(toys.stores.parent / "s" / "stores", "toy", "classic")) == 2
     listed = store_command("ls", *sliced)
-    assert "2 slices, put together by caeav store merge: toy" in listed.output
+    assert "not merged yet, 2 slices (caeav store merge joins them): toy" in listed.output
     merged = store_command("merge", "toy", *sliced)
     assert "stored       16 of 18" in merged.stdout and "quarantined  2" in merged.stdout
     assert "every digest compared" in merged.stdout

@@ -83,7 +83,7 @@ def test_an_unfinished_store_is_refused_with_a_next_step(toy):
         with pytest.raises(StoreError, match="not stored yet"):
             partial.read("clip000")
     with pytest.raises(
-        IncompleteStore, match=r"6 of 10 clips.*clip000, clip001, clip002, \.\.\.[\s\S]*caeav extract"
+        IncompleteStore, match=r"6 of 10 clips.*clip000, clip001, clip002 and 3 more[\s\S]*caeav extract"
     ):
         StoreReader.open(toy.folder)
     assert not verify(toy.folder).sound and verify(toy.folder).problems == ()

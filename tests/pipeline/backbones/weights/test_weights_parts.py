@@ -75,7 +75,7 @@ def test_the_other_dictionaries_are_listed_and_can_be_chosen() -> None:
         ({}, "ema", "holds no tensors called 'ema'\n  next: it has none"),
         ({"one": W, "two": W}, "", "several dictionaries of tensors: one, two\n  next: say which: w.pt#one"),
         ({"epoch": "3", "lr": "1"}, "", "w.pt holds no named tensors, but epoch, lr\n"),
-        ({f"k{i:02}": "" for i in range(13)}, "", "k10, k11, ...\n"),
+        ({f"k{i:02}": "" for i in range(13)}, "", "k10, k11 and 1 more\n"),
         ({f"k{i:02}": "" for i in range(12)}, "", "k10, k11\n"),
         ({"model": {"module": {"net": {"ema": W}}}}, "", "holds no named tensors, but model"),
         ({}, "", "holds no named tensors\n"),
