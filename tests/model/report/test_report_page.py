@@ -6,6 +6,7 @@ import json
 import re
 import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -18,7 +19,9 @@ from caeav.manifests.clip import Clip
 from caeav.manifests.core.errors import CaeavError
 from caeav.manifests.core.home import Home
 from caeav.manifests.masks import pack_mask
+from caeav.model.report import recipes
 from caeav.model.report.cards import Media, bare_card, with_row
+from caeav.model.report.compare import evidence
 from caeav.model.report.page import (
     Page,
     Section,
@@ -300,8 +303,26 @@ def test_a_run_shows_the_comparison_that_it_is_part_of(
     both = write_report(tiny_home, [run.name for run in runs], out=tmp_path / "both.html").read_text("utf-8")
     assert part in both
     other = Run(shutil.copytree(runs[0].folder, tmp_path / "another"))
-    without = write_report(tiny_home, [str(other.folder)], out=tmp_path / "without.html").read_text("utf-8")
-    assert part not in without
+    for shown in ([str(other.folder)], [runs[0].name, str(other.folder)]):
+        without = write_report(tiny_home, shown, out=tmp_path / "without.html").read_text("utf-8")
+        assert part not in without
+
+
+def test_a_recipe_of_which_one_run_is_gone_has_no_curves(
+    runs: list[Run], compared: tuple[Path, Comparison]
+) -> None:
+    table = compared[1]
+    held = {run.name: run for run in runs}
+    row = next(row for row in table.rows if set(row.runs) <= held.keys())
+    assert len(recipes._curves(row, table.metric, held)) == len(row.runs)
+    assert recipes._curves(replace(row, runs=(*row.runs, "gone")), table.metric, held) == []
+
+
+def test_an_f_measure_that_some_rows_lack_is_not_compared() -> None:
+    subject: Any = SimpleNamespace(run=SimpleNamespace(result=lambda: {"metric": "mean_iou"}))
+    rows = [{"clip": name, "score": 50.0, "truth": None, "f_measure": 0.5} for name in "ab"]
+    assert set(evidence(subject, rows).parts) == {"mean_iou", "f_measure"}
+    assert set(evidence(subject, [rows[0], {**rows[1], "f_measure": None}]).parts) == {"mean_iou"}
 
 
 def test_a_file_that_is_no_table_of_a_comparison_is_refused(
