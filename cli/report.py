@@ -100,12 +100,12 @@ def write_report(
         ]
     )
     page = Page(title, _made(), notes=[remark for subject in subjects for remark in subject.remarks])
-    tables = list(compared.values())
+    tables = [read_comparison(folder) for folder in compared.values()]
     if runs and not tables:
         tables = comparisons_of(home, [run.name for run in runs])
     recipes = [
-        recipes_section(read_comparison(folder), home, f"-{number + 1}" if len(tables) > 1 else "")
-        for number, folder in enumerate(tables)
+        recipes_section(table, home, f"-{number + 1}" if len(tables) > 1 else "")
+        for number, table in enumerate(tables)
     ]
     page.sections += recipes if compared else []
     inputs = {subject.run.config().dataset: subject.run.inputs() for subject in subjects}

@@ -12,7 +12,7 @@ from caeav.manifests.core.home import Home
 from caeav.model.report.compare import beyond_chance
 from caeav.model.report.page import Block, Section, facts, figure, figure_row, table
 from caeav.model.tasks.bootstrap import LEVEL
-from caeav.model.train.comparison_table import NOTHING, Comparison, Row, caption, cells_of, columns
+from caeav.model.train.comparison_table import Comparison, Row, caption, cells_of, columns, number_text
 from caeav.model.train.cost import Curve, curve_of
 from caeav.model.train.runs import Run, list_runs
 
@@ -73,14 +73,9 @@ def _facts(held: Comparison) -> Block:
 
 def _table(held: Comparison) -> Block:
     """The table of the command without the scores under stress, which stand with their figure."""
-    stresses = _stresses(held)
-    kept = [i for i, name in enumerate(columns(held)) if name not in stresses]
+    kept = [i for i, name in enumerate(columns(held)) if name not in held.stresses]
     rows = [[row[i] for i in kept] for row in cells_of(held)]
     return table("All recipes", [columns(held)[i] for i in kept], rows, caption(held), measured=True)
-
-
-def _stresses(held: Comparison) -> list[str]:
-    return list(dict.fromkeys(name for row in held.rows for name in row.stress))
 
 
 # ---- figures ----
@@ -314,7 +309,7 @@ def best_so_far(curves: Sequence[Curve]) -> list[tuple[float, float]]:
 
 def _stress(held: Comparison) -> list[Block]:
     """A line per damage, a dot per recipe."""
-    kinds = _stresses(held)
+    kinds = held.stresses
     if not kinds:
         return []
     traces = [
@@ -336,16 +331,12 @@ def _stress(held: Comparison) -> list[Block]:
     layout["shapes"] = [_upright(held.majority)]
     note = "Every damage alone, labels as they were; dashed: always the most frequent answer of train."
     shown = [
-        (row.recipe, *(_percent(x) for x in (row.score, *map(row.stress.get, kinds)))) for row in held.rows
+        (row.recipe, *(number_text(x) for x in (row.score, *map(row.stress.get, kinds)))) for row in held.rows
     ]
     return [
         figure("recipe-stress", f"Under stress, {held.split}", traces, layout, note),
         table(f"Under stress, {held.split} {held.metric} %", ("recipe", *lines), shown, measured=True),
     ]
-
-
-def _percent(value: float | None) -> str:
-    return NOTHING if value is None else f"{value:.2f}"
 
 
 def _agreement(held: Comparison) -> list[Block]:

@@ -60,8 +60,8 @@ def find_comparison(home: Home, name: str) -> Path | None:
     return None
 
 
-def comparisons_of(home: Home, runs: Collection[str]) -> list[Path]:
-    """The folders in `<home>/comparisons` whose table is about all these runs; tables that cannot be read are none."""
+def comparisons_of(home: Home, runs: Collection[str]) -> list[Comparison]:
+    """The tables in `<home>/comparisons` that are about all these runs; tables that cannot be read are none."""
     found = []
     for path in sorted((home.root / FOLDER).glob(f"*/{TABLE}")):
         try:
@@ -69,5 +69,5 @@ def comparisons_of(home: Home, runs: Collection[str]) -> list[Path]:
         except CaeavError:
             continue
         if set(runs) <= {run for row in table.rows for run in row.runs}:
-            found.append(path.parent)
+            found.append(table)
     return found

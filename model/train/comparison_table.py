@@ -73,6 +73,11 @@ class Comparison:
     devices: tuple[str, ...]
     rows: tuple[Row, ...]
 
+    @property
+    def stresses(self) -> list[str]:
+        """Every damage that a recipe was scored under, in the order of the table."""
+        return list(dict.fromkeys(name for row in self.rows for name in row.stress))
+
     def as_json(self) -> dict[str, Any]:
         """JSON values."""
         return asdict(self)
@@ -207,12 +212,13 @@ def _terms(held: Measured, common: Sequence[str] | None) -> tuple[Tensor, Tensor
 # ---- as text ----
 
 
-def _number(value: float | None, digits: int = 2, *, sign: bool = False) -> str:
+def number_text(value: float | None, digits: int = 2, *, sign: bool = False) -> str:
+    """A number of a table, a dash where there is none."""
     return NOTHING if value is None else f"{value:{'+' if sign else ''}.{digits}f}"
 
 
 def _within(value: float | None, bounds: Bounds, *, sign: bool = False) -> str:
-    shown = _number(value, sign=sign)
+    shown = number_text(value, sign=sign)
     plus = "+" if sign else ""
     return shown if bounds is None else f"{shown} ({bounds[0]:{plus}.1f} to {bounds[1]:{plus}.1f})"
 
@@ -220,7 +226,6 @@ def _within(value: float | None, bounds: Bounds, *, sign: bool = False) -> str:
 def columns(comparison: Comparison) -> list[str]:
     """Headings of the table for people."""
     made = comparison
-    stresses = list(dict.fromkeys(name for row in made.rows for name in row.stress))
     timed = f"{made.select_on} in {made.budget_s:.0f} s" if made.budget_s is not None else "at equal time"
     return [
         "recipe",
@@ -231,7 +236,7 @@ def columns(comparison: Comparison) -> list[str]:
         "peak MB",
         f"{made.select_on} %",
         timed,
-        *stresses,
+        *made.stresses,
         "agreement AUC",
         "calibration error",
     ]
@@ -239,20 +244,19 @@ def columns(comparison: Comparison) -> list[str]:
 
 def cells_of(comparison: Comparison) -> list[list[str]]:
     """Cells of the table for people, row by row."""
-    stresses = list(dict.fromkeys(name for row in comparison.rows for name in row.stress))
     return [
         [
             row.recipe,
             _within(row.score, row.interval),
             _within(row.gain, row.gain_interval, sign=True),
             f"{row.parameters:,}",
-            _number(row.epoch_s),
-            _number(row.peak_mb, 0),
-            _number(row.selected),
-            _number(row.timed),
-            *(_number(row.stress.get(name)) for name in stresses),
-            _number(row.agreement_auc),
-            _number(row.calibration_error, 3),
+            number_text(row.epoch_s),
+            number_text(row.peak_mb, 0),
+            number_text(row.selected),
+            number_text(row.timed),
+            *(number_text(row.stress.get(name)) for name in comparison.stresses),
+            number_text(row.agreement_auc),
+            number_text(row.calibration_error, 3),
         ]
         for row in comparison.rows
     ]
@@ -282,7 +286,6 @@ def markdown(comparison: Comparison) -> str:
 
 def as_csv(comparison: Comparison) -> str:
     """One line per recipe, plain numbers; empty where something is not known."""
-    stresses = list(dict.fromkeys(name for row in comparison.rows for name in row.stress))
     out = io.StringIO()
     table = csv.writer(out, lineterminator="\n")
     plain = [
@@ -298,10 +301,15 @@ def as_csv(comparison: Comparison) -> str:
         "calibration_error",
     ]
     bounds = ["score_low", "score_high", "gain_low", "gain_high"]
-    table.writerow(["recipe", *plain, *bounds, *(f"stress {name}" for name in stresses)])
+    table.writerow(["recipe", *plain, *bounds, *(f"stress {name}" for name in comparison.stresses)])
     for row in comparison.rows:
         edges = [*(row.interval or (None, None)), *(row.gain_interval or (None, None))]
         table.writerow(
-            [row.recipe, *(getattr(row, name) for name in plain), *edges, *map(row.stress.get, stresses)]
+            [
+                row.recipe,
+                *(getattr(row, name) for name in plain),
+                *edges,
+                *map(row.stress.get, comparison.stresses),
+            ]
         )
     return out.getvalue()
