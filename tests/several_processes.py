@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 from module_files import load_module
+from stopping import StopAt, StopError
 
 from caeav.manifests.core.home import Home
 from caeav.model.adapters.batch import TokenBatch
@@ -24,7 +25,6 @@ from caeav.model.train.checkpoint import read_tensors
 from caeav.model.train.config_file import resolve_config
 from caeav.model.train.experiment import Experiment, prepare
 from caeav.model.train.log import MetricsLog, read_metrics
-from caeav.model.train.loop import Watcher
 from caeav.model.train.processes import ONE, Processes, from_environment, joined
 from caeav.model.train.resume import LAST
 from caeav.model.train.runs import METRICS, Run, create_run
@@ -143,21 +143,6 @@ def shortened(made: Experiment, samples: int) -> Experiment:
     return replace(made, joined=replace(made.joined, splits=splits))
 
 
-class Stop(Watcher):
-    """Stops in the second epoch, after its second batch."""
-
-    seen = 0
-
-    def batch(self, epoch: int, samples: int) -> None:
-        self.seen += epoch == 2
-        if self.seen == 2:
-            raise StopError
-
-
-class StopError(Exception):
-    pass
-
-
 def new_run(home: Home, made: Experiment, processes: Processes) -> Run:
     return Run(home.runs / processes.agree(lambda: create_run(home, made.config).name))
 
@@ -165,7 +150,7 @@ def new_run(home: Home, made: Experiment, processes: Processes) -> Run:
 def stopped(home: Home, made: Experiment, processes: Processes) -> Run:
     """A run that was interrupted within an epoch, in all processes alike."""
     run = new_run(home, made, processes)
-    watchers = [Stop(), *([MetricsLog(run.folder / METRICS)] if processes.main else [])]
+    watchers = [StopAt(2, 2), *([MetricsLog(run.folder / METRICS)] if processes.main else [])]
     try:
         train(replace(made, processes=processes), run, watchers)
     except StopError:

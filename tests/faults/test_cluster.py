@@ -352,6 +352,16 @@ def test_devices_of_different_kinds_are_refused_unless_allowed(
     assert contents(tmp_path / "home") == wanted()
 
 
+def _show_actors(media: Path, patch: pytest.MonkeyPatch) -> None:
+    """Let actors find the media in another folder than the command does."""
+    start = ThreadCluster.start
+
+    def elsewhere(self: ThreadCluster, settings: str, *rest: Any) -> Any:
+        return start(self, json.dumps({**json.loads(settings), "media_root": str(media)}), *rest)
+
+    patch.setattr(ThreadCluster, "start", elsewhere)
+
+
 @pytest.mark.parametrize("what", ["store", "media folder", "file"])
 def test_a_machine_without_store_or_media_ends_the_run(
     what: str,
@@ -372,11 +382,7 @@ def test_a_machine_without_store_or_media_ends_the_run(
             patch.setattr(actor_module, "why_no_file", lambda path: "file not found")
             told = "which the machine that runs the command sees: file not found"
         else:
-            start = ThreadCluster.start
-            elsewhere = lambda self, settings, *rest: start(  # noqa: E731
-                self, json.dumps({**json.loads(settings), "media_root": str(tmp_path / "none")}), *rest
-            )
-            patch.setattr(ThreadCluster, "start", elsewhere)
+            _show_actors(tmp_path / "none", patch)
             told = "does not see the media folder"
         with pytest.raises(CaeavError, match=told) as refused:
             extract(small, tmp_path / "home")
@@ -402,14 +408,9 @@ def test_a_machine_that_sees_another_file_says_so(
     changed = copy / own.media
     data = changed.read_bytes()
     changed.write_bytes(data[:-1] + bytes([data[-1] ^ 1]) if what == "ends" else data + b"0")
-    start = ThreadCluster.start
-
-    def elsewhere(self: ThreadCluster, settings: str, *rest: Any) -> Any:
-        return start(self, json.dumps({**json.loads(settings), "media_root": str(copy)}), *rest)
-
     use(ThreadCluster)
     with monkeypatch.context() as patch:
-        patch.setattr(ThreadCluster, "start", elsewhere)
+        _show_actors(copy, patch)
         with pytest.raises(
             CaeavError, match=rf"^machine \S+ \(pid \d+\) sees another file at {changed} than"
         ):

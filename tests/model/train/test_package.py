@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import shutil
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import yaml
+from hub_client import HubClient
 
 from caeav.manifests.core.home import Home
 from caeav.model.train.config_file import resolve_config
@@ -101,34 +101,10 @@ def test_an_unfinished_run_is_not_packed(run: Run, tmp_path: Path) -> None:
         pack(Run(tmp_path / "runs" / "half"), tmp_path / "package")
 
 
-class Api:
-    """The hub's client, writing into a folder."""
-
-    def __init__(self, place: Path) -> None:
-        self.place, self.made = place, []  # type: ignore[var-annotated]
-
-    def HfApi(self, **_: Any) -> Api:
-        return self
-
-    def create_repo(self, repository: str, **given: Any) -> None:
-        self.made.append((repository, given["repo_type"], given["private"]))
-
-    def upload_folder(self, repo_id: str, folder_path: Path, **_: Any) -> str:
-        shutil.copytree(folder_path, self.place / repo_id)
-        return f"https://example.org/{repo_id}"
-
-    def snapshot_download(self, repository: str, allow_patterns: list[str], local_dir: Path, **_: Any) -> str:
-        local_dir.mkdir()
-        for name in allow_patterns:
-            if (self.place / repository / name).is_file():
-                (local_dir / name).write_bytes((self.place / repository / name).read_bytes())
-        return str(local_dir)
-
-
 def test_a_package_is_pushed_to_the_hub_and_pulled_back(
     run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    client = Api(tmp_path / "hub")
+    client = HubClient(tmp_path / "hub")
     monkeypatch.setattr(hub, "_client", lambda: client)
     address = push_folder(pack(run, tmp_path / "package"), "me/run", "model", private=True)
     assert address == "https://example.org/me/run" and client.made == [("me/run", "model", True)]

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hub_client import HubClient
 from typer.testing import CliRunner, Result
 
 from caeav.cli.app import build
@@ -125,38 +126,15 @@ def test_a_store_that_is_not_whole_is_not_packed(tars: Toy, tmp_path: Path) -> N
     assert not (tmp_path / "package").exists()
 
 
-class Client:
-    """The hub's client: repositories are folders of `place`."""
-
-    def __init__(self, place: Path) -> None:
-        self.place, self.told = place, []  # type: ignore[var-annotated]
-
-    def HfApi(self, **_: Any) -> Client:
-        return self
-
-    def create_repo(self, repository: str, **given: Any) -> None:
-        self.told.append((repository, given["repo_type"], given["private"]))
-
-    def upload_folder(self, repo_id: str, folder_path: Path, delete_patterns: list[str], **_: Any) -> str:
-        self.told.append(delete_patterns)
-        shutil.copytree(folder_path, self.place / repo_id)
-        return f"https://example.org/datasets/{repo_id}"
-
-    def hf_hub_download(self, repository: str, name: str, repo_type: str, local_dir: Path) -> str:
-        assert repo_type == "dataset"
-        (local_dir / name).parent.mkdir(parents=True, exist_ok=True)
-        return shutil.copyfile(self.place / repository / name, local_dir / name)  # type: ignore[return-value]
-
-
 def test_to_the_hub_and_back_by_the_commands(
     tars: Toy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    client = Client(tmp_path / "hub")
+    client = HubClient(tmp_path / "hub")
     monkeypatch.setattr(hub, "_client", lambda: client)
     beside = sorted(tars.dataset.iterdir())
     sent = run("store", "push", tars.folder, "hub:me/toy", "--private")
     assert sent.exit_code == 0 and sent.stdout == "https://example.org/datasets/me/toy\n"
-    assert client.told[0] == ("me/toy", "dataset", True) and "shards/*" in client.told[1]
+    assert client.made == [("me/toy", "dataset", True)] and "shards/*" in (client.replaced or ())
     assert sorted(tars.dataset.iterdir()) == beside
     brought = run("store", "pull", "hub:me/toy", "--home", tmp_path / "other")
     folder = tmp_path / "other" / "stores" / "toy" / tars.folder.name
