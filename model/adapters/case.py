@@ -12,6 +12,7 @@ therefore the same in all its segments (the reference draws it for each).
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -45,10 +46,11 @@ class SplitAttention(nn.Module):
         self.key = nn.Linear(channels, channels)
         self.query = nn.Linear(channels, channels)
         self.out = nn.Linear(channels, channels)
+        self.attend: Callable[..., Tensor] = F.scaled_dot_product_attention
 
     def forward(self, query: Tensor, source: Tensor, source_mask: Tensor | None = None) -> Tensor:
         """`query` `[N, Q, C]` attends `source` `[N, S, C]`; `source_mask` `[N, S]` is True where it may."""
-        mixed = F.scaled_dot_product_attention(
+        mixed = self.attend(
             split_heads(self.query(query), self.heads),
             split_heads(self.key(source), self.heads),
             split_heads(self.value(source), self.heads),

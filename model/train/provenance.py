@@ -30,7 +30,7 @@ def describe_environment(device: torch.device, processes: int = 1) -> dict[str, 
         "python": sys.version.split()[0],
         "platform": platform.platform(),
         "machine": platform.machine(),
-        "packages": {name: _version(name) for name in PACKAGES},
+        "packages": {name: installed_version(name) for name in PACKAGES},
         "device": device.type,
         "device_name": torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor(),
         "cuda": torch.version.cuda,
@@ -52,7 +52,8 @@ def environment_differences(then: dict[str, Any], now: dict[str, Any]) -> list[s
     return [f"{name}: {before} -> {after}" for name, before, after in pairs if before != after]
 
 
-def _version(name: str) -> str | None:
+def installed_version(name: str) -> str | None:
+    """The version of an installed package; None where it is not installed."""
     try:
         return version(name)
     except PackageNotFoundError:
