@@ -195,6 +195,8 @@ def add_common(command: Any, options: Sequence[Any] = ()) -> Any:
         add_common(inner, options)
     if not hasattr(command, "commands"):
         command.params += options
+        if any(parameter.param_type_name == "argument" for parameter in command.params):
+            command.parse_args = partial(_parse_or_explain_dashes, command.parse_args)
         if any("--recipe" in parameter.opts for parameter in command.params):
             command.parse_args = partial(_parse_or_name_the_setting, command.parse_args)
     return command
@@ -204,6 +206,31 @@ def first_sentence(text: str) -> str:
     """The beginning of a help text, without its full stop."""
     flat = " ".join(text.split("\n\n")[0].split())
     return flat.split(". ")[0].removesuffix(".")
+
+
+def _parse_or_explain_dashes(
+    parse: Callable[[Any, list[str]], list[str]], context: Any, args: list[str]
+) -> Any:
+    """Parse; where an option does not exist, say how a name is given that begins like one, as keys of videos do."""
+    given = list(args)
+    try:
+        return parse(context, args)
+    except UsageError as error:
+        typed = _taken_for_options(getattr(error, "option_name", ""), given)
+        if typed and not getattr(error, "possibilities", None):
+            rest = shlex.join(arg for arg in given if arg != typed)
+            call = " ".join(filter(None, (context.command_path, rest, "--", shlex.quote(typed))))
+            error.message += f"; a name that begins with - goes last, behind --: {call}"
+        raise
+
+
+def _taken_for_options(unknown: str, args: Sequence[str]) -> str:
+    """The argument in which the unknown option was found, `-hello` for `-e`; empty for a single letter."""
+    if unknown.startswith("--"):
+        return unknown if unknown in args else ""
+    letter = unknown.removeprefix("-")
+    words = (arg for arg in args if re.match("-[^-].", arg))
+    return next((word for word in words if letter and letter in word), "")
 
 
 def _parse_or_name_the_setting(

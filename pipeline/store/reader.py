@@ -8,6 +8,7 @@ indexes, and the rows of a large manifest, are read when they are needed.
 
 from __future__ import annotations
 
+import itertools
 from collections import OrderedDict, deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, suppress
@@ -22,7 +23,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from caeav.manifests.clip import Manifest
-from caeav.manifests.core.errors import CaeavError
+from caeav.manifests.core.errors import CaeavError, did_you_mean
+from caeav.manifests.core.util import some_of
 from caeav.manifests.key_index import KeyIndex, Keys
 from caeav.pipeline.store.backend import Backend, Shard, ShardIndex, backend_of
 from caeav.pipeline.store.dtypes import floats
@@ -34,6 +36,8 @@ from caeav.pipeline.store.state import StoreState, inspect
 
 OPEN_FILES = 256
 """Files mapped at the same time: each map holds a file descriptor, and a process may often have only 1024."""
+SEARCHED_KEYS = 20_000
+"""So many keys are compared with one that is unknown."""
 AHEAD = 32
 AHEAD_BYTES = 128 << 20
 """Records fetched ahead of the one in use, at most, and about how many bytes of them."""
@@ -324,8 +328,16 @@ class StoreReader:
                     f"clip {key!r} is quarantined in {self.where}: {entry.stage}: {entry.reason}",
                     hint="leave it out, or try it again with --retry-failed",
                 )
-        why = "not stored yet" if key in self.missing else "not in its manifest"
-        return StoreError(f"clip {key!r} is not in {self.where}: {why}", hint=f"caeav store show {self.path}")
+        if key in self.missing:
+            return StoreError(
+                f"clip {key!r} is not stored yet in {self.where}", hint=f"caeav store show {self.path}"
+            )
+        near = did_you_mean(key, itertools.islice(self.keys, SEARCHED_KEYS))
+        like = some_of([repr(known) for known in itertools.islice(self.keys, 3)])
+        return StoreError(
+            f"clip {key!r} is not in {self.where}: not in its manifest",
+            hint=near or (f"its keys are like {like}" if like else f"caeav store show {self.path}"),
+        )
 
     def array_specs(self) -> dict[str, ArraySpec]:
         """Name -> shape and dtype of the arrays in the first record; empty for an empty store."""

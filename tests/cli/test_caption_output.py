@@ -105,6 +105,7 @@ def test_captions_of_every_store_that_has_the_clip_are_shown(home: Home) -> None
     assert named["visual"]["shape"] == [5, 6]
     unknown = call(home, "show", "zzz")
     assert isinstance(unknown.exception, CaeavError) and "zzz" in str(unknown.exception)
+    assert unknown.exception.hint == "its keys are like 'a'"
 
 
 def test_an_export_says_which_clips_it_lacks_and_why(home: Home, tmp_path: Path) -> None:

@@ -137,3 +137,18 @@ def test_meanings_end_where_the_next_begins() -> None:
     found = meanings(CasteConfig)
     assert found["topk_ratio"] == "share of the tokens that are enriched."
     assert found["map_rank"].startswith("rank of the four")
+
+
+@pytest.mark.parametrize("key", ["-2-EXqdJ79f", "-E2XqdJ79f", "--0EX"])
+def test_a_key_that_begins_with_a_dash_goes_behind_two(tmp_path: Path, key: str) -> None:
+    refused = caeav("caption", "show", key, "--json", cwd=tmp_path)
+    assert refused.returncode == 2
+    call = f"caption show --json -- {key}"
+    assert f"a name that begins with - goes last, behind --: caeav {call}" in " ".join(refused.stderr.split())
+    assert "No such option" not in caeav(*call.split(), cwd=tmp_path).stderr
+
+
+@pytest.mark.parametrize(("option", "told"), [("-j", "No such option: -j"), ("--jsn", "--json")])
+def test_a_mistyped_option_is_not_taken_for_a_key(tmp_path: Path, option: str, told: str) -> None:
+    refused = caeav("caption", "show", "a", option, cwd=tmp_path)
+    assert refused.returncode == 2 and told in refused.stderr and "behind --" not in refused.stderr
