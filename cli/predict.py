@@ -194,5 +194,7 @@ def _many(asked: _Asked, place: Home, run_name: str, device: str, as_json: bool)
     live = live_opener(place)
     predictor = Predictor.load(run, device, live)
     predictor.check(items[0].questions[0])
+    if predictor.weak:
+        say(f"note: {predictor.weak}")
     folder = asked.out or folder_of(items, run.folder / PREDICTIONS, name)
     predict_many(run, predictor, items, folder, stride_s=asked.stride_s, device=device, as_json=as_json)

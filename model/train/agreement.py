@@ -38,6 +38,8 @@ BY_LABELS = "labels of seconds"
 BY_MISMATCH = "pairs mismatched on purpose"
 OTHER_CLIP, OTHER_TIME = "sound of another clip", "sound of another time"
 BINS = 10
+WEAK_AUC = 0.6
+"""Below it a run says that its agreement tells little."""
 RIDGE = 1e-3
 """Pulls temperature and bias towards 1 and 0 a little, so that they stay finite where the two classes separate."""
 TINY = 1e-7
@@ -48,10 +50,11 @@ Flags = NDArray[np.bool_]
 
 @dataclass(frozen=True)
 class Calibration:
-    """`p = sigmoid(logit / temperature + bias)`."""
+    """`p = sigmoid(logit / temperature + bias)`; `auc`: how well logits rank what it was fitted to, None if unknown."""
 
     temperature: float = 1.0
     bias: float = 0.0
+    auc: float | None = None
 
     def apply(self, logits: Floats) -> Floats:
         """Logits to probabilities."""
@@ -85,7 +88,14 @@ def read_calibration(run: Run) -> Calibration | None:
     if not (run.folder / AGREEMENT_FILE).exists():
         return None
     held = run.read(AGREEMENT_FILE)
-    return Calibration(float(held["temperature"]), float(held["bias"]))
+    return Calibration(float(held["temperature"]), float(held["bias"]), held.get("auc"))
+
+
+def weak_agreement(auc: float | None) -> str:
+    """What to say of an agreement that hardly ranks anything where it was calibrated; empty for a better one."""
+    if auc is None or auc >= WEAK_AUC:
+        return ""
+    return f"agreement tells little in this run: AUC {auc:.2f} where it was calibrated, and chance has 0.5"
 
 
 def auc(scores: Floats, truth: Flags) -> float | None:
@@ -213,7 +223,8 @@ def calibrate(experiment: Experiment, model: nn.Module, split: str) -> dict[str,
     calibration = Calibration.fit(found.logits, found.truth)
     said = found.judged(calibration)
     return {
-        **asdict(calibration),
+        "temperature": calibration.temperature,
+        "bias": calibration.bias,
         "meaning": MEANING,
         "split": split,
         "against": said.against,

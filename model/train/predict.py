@@ -23,7 +23,13 @@ from caeav.model.tasks.base import TASKS
 from caeav.model.tasks.config import RunConfig
 from caeav.model.tasks.prediction import SegmentTimes, TaskPrediction
 from caeav.model.tasks.sample import Sample
-from caeav.model.train.agreement import GATE, Calibration, agreement_logits, read_calibration
+from caeav.model.train.agreement import (
+    GATE,
+    Calibration,
+    agreement_logits,
+    read_calibration,
+    weak_agreement,
+)
 from caeav.model.train.checkpoint import load_fitting
 from caeav.model.train.data import as_batch, taps_of
 from caeav.model.train.evaluate import autocast, choose_device
@@ -40,7 +46,8 @@ FRAMES, AUDIO = "picture", "sound"
 class Prediction:
     """What a run predicts for one clip. `agreement`: how likely audio and frames belong together, `[T]` in 0..1; None
     without CASTE. `calibrated`: whether it is that probability; else it is what CASTE's gate says, which may mean
-    anything. `missing`: what the media lack in each of the `T` segments."""
+    anything. `missing`: what the media lack in each of the `T` segments. `weak`: what to say of an agreement that tells
+    little."""
 
     key: str
     times: SegmentTimes
@@ -48,6 +55,7 @@ class Prediction:
     agreement: tuple[float, ...] | None
     missing: tuple[tuple[str, ...], ...] = ()
     calibrated: bool = False
+    weak: str = ""
 
     @property
     def agreement_name(self) -> str:
@@ -95,6 +103,8 @@ class Prediction:
                 f"the media end at {self.times.end_s:.5g} s: {self.times.shown} of the {self.times.segments} segments "
                 "that the run reads hold media and are shown"
             )
+        if self.weak and self.agreement is not None:
+            remarks.append(self.weak)
         return [*remarks, *self.decoded.remarks()]
 
 
@@ -111,6 +121,8 @@ class Predictor:
     ) -> None:
         self.config, self.inputs, self.device = config, inputs, device
         self._calibration = calibration
+        self.weak = "" if calibration is None else weak_agreement(calibration.auc)
+        """What to say of an agreement that tells little."""
         self._task = TASKS[config.task]
         self._model = model.to(device).eval()
 
@@ -163,6 +175,7 @@ class Predictor:
             agreement=agreement,
             missing=self._missing(info, times),
             calibrated=self._calibration is not None,
+            weak=self.weak,
         )
 
     def _agreement(self, trunk: TrunkOutput) -> tuple[float, ...] | None:

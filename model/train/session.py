@@ -67,8 +67,14 @@ def train(experiment: Experiment, run: Run, watchers: Sequence[Watcher] = ()) ->
     fitted = calibrate(experiment, model, config.select_on)
     if fitted is not None and processes.main:
         run.write(AGREEMENT_FILE, fitted)
-    calibration = None if fitted is None else Calibration(fitted["temperature"], fitted["bias"])
+    calibration = (
+        None if fitted is None else Calibration(fitted["temperature"], fitted["bias"], fitted["auc"])
+    )
     result = _result(experiment, run, model, progress, calibration)
+    if fitted is not None:
+        result["agreement"] = {
+            name: fitted[name] for name in ("auc", "calibration_error", "split", "against")
+        }
     if not processes.main:
         return result
     facts = {"inputs": experiment.inputs.as_json(), "config": config.model_dump(mode="json"), "run": run.name}

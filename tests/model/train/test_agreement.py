@@ -38,12 +38,15 @@ from caeav.model.train.agreement import (
     judge,
     read_calibration,
     reliability,
+    weak_agreement,
 )
+from caeav.model.train.card import besides
 from caeav.model.train.config_file import config_class, load_config, resolve_config
 from caeav.model.train.correspondence import SHARPNESS, correspondence
 from caeav.model.train.examine import examine, remarks
 from caeav.model.train.experiment import prepare
 from caeav.model.train.network import build_network
+from caeav.model.train.predict import Predictor
 from caeav.model.train.runs import create_run
 from caeav.model.train.session import load_best, train
 from caeav.model.train.stress import Augment, Stress
@@ -414,7 +417,13 @@ def test_a_trained_run_tells_where_audio_and_visual_belong_together(
     model = experiment.build()
     load_best(run, model)
     calibration = read_calibration(run)
-    assert calibration == Calibration(held["temperature"], held["bias"])
+    assert calibration == Calibration(held["temperature"], held["bias"], held["auc"])
+    assert run.result()["agreement"] == {
+        name: held[name] for name in ("auc", "calibration_error", "split", "against")
+    }
+    assert Predictor.load(run, "cpu").weak == ""
+    run.write(AGREEMENT_FILE, held | {"auc": 0.52})
+    assert Predictor.load(run, "cpu").weak.startswith("agreement tells little in this run: AUC 0.52")
     found = examine(experiment, model, "test", calibration=calibration)
     assert found.agreement is not None
     value = found.as_json()["agreement"]
@@ -438,6 +447,14 @@ def test_a_trained_run_tells_where_audio_and_visual_belong_together(
     follow = examine(experiment, model, "test", strengths=StressConfig(swap=1.0), follow=True)
     assert follow.agreement is None and follow.as_json()["stress_labels"] == "follow"
     assert "labels following it" in remarks(follow)[0]
+
+
+def test_an_agreement_that_ranks_nothing_is_named_where_results_are_read() -> None:
+    assert weak_agreement(None) == weak_agreement(0.6) == ""
+    text = "agreement tells little in this run: AUC 0.59 where it was calibrated, and chance has 0.5"
+    assert weak_agreement(0.594) == text
+    result = {"rows": "clips", "agreement": {"auc": 0.594}}
+    assert besides(result) == [f"A{text[1:]}."] and besides({**result, "agreement": {"auc": 0.9}}) == []
 
 
 def test_models_without_a_shared_agreement_have_no_calibration(tiny_home: Home) -> None:

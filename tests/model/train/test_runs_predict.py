@@ -281,6 +281,8 @@ def test_missing_media_are_reported_by_segment(tiny_home: Home, run: Run) -> Non
         "no picture in segment 6: the run was given the nearest picture there",
         "no sound in segments 3 and 5: the run was given silence there",
     ]
+    assert replace(prediction, weak="it tells little").remarks()[-1] == "it tells little"
+    assert replace(prediction, weak="it tells little", agreement=None).remarks() == prediction.remarks()
     info["audio_ok"] = [False] * 6
     assert (
         "no sound in the whole clip: the run was given silence"
