@@ -330,7 +330,7 @@ class StoreReader:
                 )
         if key in self.missing:
             return StoreError(
-                f"clip {key!r} is not stored yet in {self.where}", hint=f"caeav store show {self.path}"
+                f"clip {key!r} is not in {self.where}: not stored yet", hint=f"caeav store show {self.path}"
             )
         near = did_you_mean(key, itertools.islice(self.keys, SEARCHED_KEYS))
         like = some_of([repr(known) for known in itertools.islice(self.keys, 3)])
