@@ -196,9 +196,9 @@ def add_common(command: Any, options: Sequence[Any] = ()) -> Any:
     if not hasattr(command, "commands"):
         command.params += options
         if any(parameter.param_type_name == "argument" for parameter in command.params):
-            command.parse_args = partial(_parse_or_explain_dashes, command.parse_args)
+            command.parse_args = partial(_parse_or_explain, command.parse_args, _behind_dashes)
         if any("--recipe" in parameter.opts for parameter in command.params):
-            command.parse_args = partial(_parse_or_name_the_setting, command.parse_args)
+            command.parse_args = partial(_parse_or_explain, command.parse_args, _as_setting)
     return command
 
 
@@ -208,20 +208,29 @@ def first_sentence(text: str) -> str:
     return flat.split(". ")[0].removesuffix(".")
 
 
-def _parse_or_explain_dashes(
-    parse: Callable[[Any, list[str]], list[str]], context: Any, args: list[str]
+def _parse_or_explain(
+    parse: Callable[[Any, list[str]], list[str]],
+    explain: Callable[[Any, Any, Sequence[str]], str],
+    context: Any,
+    args: list[str],
 ) -> Any:
-    """Parse; where an option does not exist, say how a name is given that begins like one, as keys of videos do."""
+    """Parse; add to an error what `explain` makes of it, of the context and of the arguments as they were given."""
     given = list(args)
     try:
         return parse(context, args)
     except UsageError as error:
-        typed = _taken_for_options(getattr(error, "option_name", ""), given)
-        if typed and not getattr(error, "possibilities", None):
-            rest = shlex.join(arg for arg in given if arg != typed)
-            call = " ".join(filter(None, (context.command_path, rest, "--", shlex.quote(typed))))
-            error.message += f"; a name that begins with - goes last, behind --: {call}"
+        error.message += explain(error, context, given)
         raise
+
+
+def _behind_dashes(error: Any, context: Any, given: Sequence[str]) -> str:
+    """Where an option does not exist, how a name is given that begins like one, as keys of videos do."""
+    typed = _taken_for_options(getattr(error, "option_name", ""), given)
+    if not typed or getattr(error, "possibilities", None):
+        return ""
+    rest = shlex.join(arg for arg in given if arg != typed)
+    call = " ".join(filter(None, (context.command_path, rest, "--", shlex.quote(typed))))
+    return f"; a name that begins with - goes last, behind --: {call}"
 
 
 def _taken_for_options(unknown: str, args: Sequence[str]) -> str:
@@ -233,23 +242,17 @@ def _taken_for_options(unknown: str, args: Sequence[str]) -> str:
     return next((word for word in words if letter and letter in word), "")
 
 
-def _parse_or_name_the_setting(
-    parse: Callable[[Any, list[str]], list[str]], context: Any, args: list[str]
-) -> Any:
-    """Parse; where an option does not exist but a setting of training is called so, say how that is set."""
-    try:
-        return parse(context, args)
-    except UsageError as error:
-        wanted = getattr(error, "option_name", "").strip("-").replace("-", "_")
-        if wanted:
-            from caeav.model.train.settings import settings
+def _as_setting(error: Any, _context: Any, _given: Sequence[str]) -> str:
+    """Where an option does not exist but a setting of training is called so, how that is set."""
+    wanted = getattr(error, "option_name", "").strip("-").replace("-", "_")
+    if not wanted:
+        return ""
+    from caeav.model.train.settings import settings
 
-            paths = [each.path for each in settings("ave", "full")]
-            last = {path: path.rpartition(".")[2] for path in paths}
-            close = difflib.get_close_matches(wanted, sorted({*last.values()}), n=1, cutoff=0.75)
-            found = [path for path in paths if last[path] == wanted] or [p for p in paths if last[p] in close]
-            if found:
-                error.message += "; it is a setting: " + " or ".join(
-                    f"--set {path}=VALUE" for path in found[:3]
-                )
-        raise
+    paths = [each.path for each in settings("ave", "full")]
+    last = {path: path.rpartition(".")[2] for path in paths}
+    close = difflib.get_close_matches(wanted, sorted({*last.values()}), n=1, cutoff=0.75)
+    found = [path for path in paths if last[path] == wanted] or [p for p in paths if last[p] in close]
+    if not found:
+        return ""
+    return "; it is a setting: " + " or ".join(f"--set {path}=VALUE" for path in found[:3])

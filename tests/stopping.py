@@ -5,7 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from caeav.model.train.experiment import Experiment
+from caeav.model.train.log import MetricsLog
 from caeav.model.train.loop import Watcher
+from caeav.model.train.runs import METRICS, Run
+from caeav.model.train.session import train
+
+
+def train_logged(experiment: Experiment, run: Run, *watchers: Any) -> dict[str, Any]:
+    """Train as the command does, with the run's log of epochs."""
+    return train(experiment, run, [MetricsLog(run.folder / METRICS), *watchers])
 
 
 class StopError(Exception):

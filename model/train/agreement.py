@@ -56,6 +56,11 @@ class Calibration:
     bias: float = 0.0
     auc: float | None = None
 
+    @classmethod
+    def of(cls, held: Mapping[str, Any]) -> Calibration:
+        """From what `agreement.json` holds."""
+        return cls(float(held["temperature"]), float(held["bias"]), held.get("auc"))
+
     def apply(self, logits: Floats) -> Floats:
         """Logits to probabilities."""
         return np.asarray(1 / (1 + np.exp(-(logits / self.temperature + self.bias))))
@@ -87,8 +92,7 @@ def read_calibration(run: Run) -> Calibration | None:
     """The run's, None for a run without a shared agreement, or not trained to its end."""
     if not (run.folder / AGREEMENT_FILE).exists():
         return None
-    held = run.read(AGREEMENT_FILE)
-    return Calibration(float(held["temperature"]), float(held["bias"]), held.get("auc"))
+    return Calibration.of(run.read(AGREEMENT_FILE))
 
 
 def weak_agreement(auc: float | None) -> str:

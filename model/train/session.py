@@ -67,9 +67,7 @@ def train(experiment: Experiment, run: Run, watchers: Sequence[Watcher] = ()) ->
     fitted = calibrate(experiment, model, config.select_on)
     if fitted is not None and processes.main:
         run.write(AGREEMENT_FILE, fitted)
-    calibration = (
-        None if fitted is None else Calibration(fitted["temperature"], fitted["bias"], fitted["auc"])
-    )
+    calibration = None if fitted is None else Calibration.of(fitted)
     result = _result(experiment, run, model, progress, calibration)
     if fitted is not None:
         result["agreement"] = {

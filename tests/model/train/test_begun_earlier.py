@@ -10,6 +10,7 @@ import pytest
 import torch
 from random_weights import random_double
 from stopping import StopAt, StopError
+from stopping import train_logged as go
 from torch import Tensor, nn
 
 from caeav.manifests.core.errors import CaeavError
@@ -18,7 +19,7 @@ from caeav.model.adapters.case import AttentionUnit, FeedForwardUnit
 from caeav.model.adapters.earlier_draws import use_earlier_draws
 from caeav.model.train.config_file import resolve_config
 from caeav.model.train.experiment import Experiment, prepare, reopen
-from caeav.model.train.log import MetricsLog, read_metrics
+from caeav.model.train.log import read_metrics
 from caeav.model.train.processes import Processes
 from caeav.model.train.provenance import describe_environment
 from caeav.model.train.resume import LAST
@@ -112,10 +113,6 @@ def new_run(home: Home, *settings: str, began: str | None = None) -> tuple[Exper
         then = describe_environment(experiment.device)
         run.write(ENVIRONMENT, then | {"packages": {**then["packages"], "caeav": began}})
     return experiment, run
-
-
-def go(experiment: Experiment, run: Run, *watchers: Any) -> None:
-    train(experiment, run, [MetricsLog(run.folder / METRICS), *watchers])
 
 
 def losses(run: Run) -> list[str]:

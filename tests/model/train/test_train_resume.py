@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 import torch
 from stopping import StopAt, StopError
+from stopping import train_logged as go
 
 import caeav.model.train.resume as resume_module
 from caeav.manifests.core.errors import CaeavError
@@ -63,10 +64,6 @@ def chance(request: pytest.FixtureRequest) -> random.Random:
 def new_run(home: Home) -> tuple[Experiment, Run]:
     experiment = prepare(home, resolve_config(assignments=SMALL, options={"dataset": "tiny"}))
     return experiment, create_run(home, experiment.config)
-
-
-def go(experiment: Experiment, run: Run, *watchers: Any) -> dict[str, Any]:
-    return train(experiment, run, [MetricsLog(run.folder / METRICS), *watchers])
 
 
 def metrics(run: Run) -> list[dict[str, Any]]:
