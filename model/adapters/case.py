@@ -12,7 +12,6 @@ therefore the same in all its segments (the reference draws it for each).
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -22,6 +21,7 @@ from torch import Tensor, nn
 from caeav.model.adapters.batch import AdapterError, InputSpec, TokenBatch
 from caeav.model.adapters.caste import UNIT_EPS
 from caeav.model.adapters.config import CaseConfig
+from caeav.model.adapters.dropout import Dropout, attend
 from caeav.model.adapters.layers import (
     TemporalConv,
     TokenSelector,
@@ -29,7 +29,7 @@ from caeav.model.adapters.layers import (
     require_divisible,
     split_heads,
 )
-from caeav.model.adapters.memory import Dropout, return_free_memory_before
+from caeav.model.adapters.memory import return_free_memory_before
 
 NO_CAPTIONS_HINT = "join a caption store (caeav caption ...), or set case.enabled to false"
 
@@ -46,16 +46,15 @@ class SplitAttention(nn.Module):
         self.key = nn.Linear(channels, channels)
         self.query = nn.Linear(channels, channels)
         self.out = nn.Linear(channels, channels)
-        self.attend: Callable[..., Tensor] = F.scaled_dot_product_attention
 
     def forward(self, query: Tensor, source: Tensor, source_mask: Tensor | None = None) -> Tensor:
         """`query` `[N, Q, C]` attends `source` `[N, S, C]`; `source_mask` `[N, S]` is True where it may."""
-        mixed = self.attend(
+        mixed = attend(
             split_heads(self.query(query), self.heads),
             split_heads(self.key(source), self.heads),
             split_heads(self.value(source), self.heads),
-            attn_mask=None if source_mask is None else source_mask[:, None, None, :],
-            dropout_p=self.dropout if self.training else 0.0,
+            mask=None if source_mask is None else source_mask[:, None, None, :],
+            rate=self.dropout if self.training else 0.0,
         )
         return self.out(merge_heads(mixed))  # type: ignore[no-any-return]
 

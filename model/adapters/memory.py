@@ -1,4 +1,4 @@
-"""What keeps a training step on a CPU small: dropout that remembers bytes, and freed memory given back to the system.
+"""Freed memory given back to the system, which keeps a training step on a CPU small.
 
 During a backward pass activations are freed and gradients, of other sizes, are made. The C library's allocator takes
 the gradients from new pages and keeps the freed ones for later, so that a process holds the sum of both where the
@@ -12,19 +12,10 @@ import ctypes
 import functools
 from collections.abc import Callable
 
-import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 WORTH_BYTES = 2**21
 """Freed pages are given back before gradients of at least this size are made."""
-
-
-class Dropout(nn.Dropout):
-    """Dropout whose mask is a byte for each number; on a CPU torch's own keeps a float. The draws are the same."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        """`[...]` -> `[...]`."""
-        return torch.native_dropout(x, self.p, True)[0] if self.training and self.p > 0 else x
 
 
 def return_free_memory_before(output: Tensor, weight: Tensor) -> Tensor:

@@ -239,6 +239,15 @@ def _draw(x: Tensor, fill: Callable[[Tensor], Tensor]) -> Tensor:
     return whole.permute([order.index(axis) for axis in range(x.ndim)]).index_select(0, places)
 
 
+def draw_rows(x: Tensor, draw: Callable[[torch.Size], Tensor]) -> Tensor:
+    """`draw(shape of x)`, `[rows, ...]`; in several processes it draws for the whole batch, of which this process keeps
+    its own rows."""
+    if _now.part is None:
+        return draw(x.shape)
+    rows, places = _rows(x)
+    return draw(torch.Size((rows, *x.shape[1:]))).index_select(0, places)
+
+
 def _dropout(input: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False) -> Tensor:
     if not training or p == 0:
         return F.dropout(input, p, training, inplace)

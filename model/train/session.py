@@ -10,7 +10,6 @@ from torch import nn
 
 from caeav.manifests.clip import SPLITS
 from caeav.manifests.core.errors import CaeavError
-from caeav.model.adapters import earlier_draws
 from caeav.model.tasks.bootstrap import intervals
 from caeav.model.train.agreement import AGREEMENT_FILE, Calibration, calibrate
 from caeav.model.train.card import write_card
@@ -27,7 +26,7 @@ from caeav.model.train.loop import Trainer, Watcher
 from caeav.model.train.predictions import keep_predictions
 from caeav.model.train.processes import ONE, Processes
 from caeav.model.train.protocol import AS_PUBLISHED, PUBLISHED
-from caeav.model.train.provenance import describe_environment, installed_version
+from caeav.model.train.provenance import describe_environment
 from caeav.model.train.resume import BEST, Progress
 from caeav.model.train.runs import ADAPTER, ENVIRONMENT, INPUTS, RESULT, Run
 from caeav.model.train.stress import active
@@ -40,15 +39,11 @@ def train(experiment: Experiment, run: Run, watchers: Sequence[Watcher] = ()) ->
     Of several processes, which all call this, the main one alone writes; `watchers` are for it too.
     """
     processes = experiment.processes
-    began = processes.agree(lambda: begun_with(run))
     if processes.main:
-        here = describe_environment(experiment.device, processes.count)
-        run.write(ENVIRONMENT, here | {"begun_with": began})
+        run.write(ENVIRONMENT, describe_environment(experiment.device, processes.count))
         run.write(INPUTS, experiment.inputs.as_json())
         run.write(STORES, experiment.stores_json())
     config, model = experiment.config, experiment.build()
-    if began == earlier_draws.VERSION:
-        _draw_as_begun(experiment, run, model)
     trainer = Trainer(
         task=experiment.task,
         config=config,
@@ -80,27 +75,6 @@ def train(experiment: Experiment, run: Run, watchers: Sequence[Watcher] = ()) ->
     write_card(run, experiment, result)
     run.write(RESULT, result)
     return result
-
-
-def begun_with(run: Run) -> str | None:
-    """The version of caeav that began the training, None for one without a package."""
-    if not (run.folder / ENVIRONMENT).exists():
-        return installed_version("caeav")
-    then = run.read(ENVIRONMENT)
-    began: str | None = then.get("begun_with", then.get("packages", {}).get("caeav"))
-    return began
-
-
-def _draw_as_begun(experiment: Experiment, run: Run, model: nn.Module) -> None:
-    """Continue with the dropout masks that the version which began the training would have drawn."""
-    if experiment.device.type != "cpu" or experiment.config.training.precision != "fp32":
-        return  # there that version drew as this one
-    if earlier_draws.use_earlier_draws(model) and experiment.processes.count > 1:
-        raise CaeavError(
-            f"run {run.name} was begun by caeav {earlier_draws.VERSION}, and {experiment.processes.count} processes"
-            " cannot repeat the dropout that it draws in CASE",
-            hint=f"resume with one process: caeav train --resume {run.name}",
-        )
 
 
 def _result(

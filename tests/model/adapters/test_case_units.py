@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import functools
 import os
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -59,29 +57,6 @@ def test_gradients_with_dropout() -> None:
     assert torch.autograd.gradcheck(lambda x: seeded(feed, x), (query,))
 
 
-def test_each_dropout_rate_is_used_in_its_place(monkeypatch: pytest.MonkeyPatch) -> None:
-    dropped: list[tuple[tuple[int, ...], float]] = []
-    attend = nn.functional.scaled_dot_product_attention
-
-    def recorded(*given: Tensor, dropout_p: float, **options: Any) -> Tensor:
-        dropped.append((tuple(given[0].shape), dropout_p))
-        return attend(*given, dropout_p=dropout_p, **options)
-
-    monkeypatch.setattr(nn.functional, "scaled_dot_product_attention", recorded)
-    attention = AttentionUnit(8, heads=2, weight_dropout=0.25, dropout=0.5)
-    feed = FeedForwardUnit(8, dropout=0.125)
-    for part in (attention.dropout, feed.dropout):
-        part.register_forward_pre_hook(
-            lambda part, given: dropped.append((tuple(given[0].shape), part.p * part.training))
-        )
-    query, source = torch.randn(3, 4, 8), torch.randn(3, 5, 8)
-    feed(attention(query, source))
-    assert dropped == [((3, 2, 4, 4), 0.25), ((3, 4, 8), 0.5), ((3, 4, 16), 0.125), ((3, 4, 8), 0.125)]
-    dropped.clear()
-    feed.eval()(attention.eval()(query, source))
-    assert {rate for _, rate in dropped} == {0.0}
-
-
 @pytest.mark.parametrize("rates", [{"weight_dropout": 0.5}, {"dropout": 0.5}])
 def test_units_drop_in_training_only(rates: dict[str, float]) -> None:
     x = torch.randn(2, 6, 8)
@@ -96,23 +71,6 @@ def test_units_drop_in_training_only(rates: dict[str, float]) -> None:
         module.eval()
     for unit in units:
         assert torch.equal(unit(), unit())
-
-
-def test_the_feed_forward_unit_drops_in_its_hidden_layer_and_its_residual() -> None:
-    """Equals torch's own dropout after the ReLU with the same draws, gradients too."""
-    feed = random_double(FeedForwardUnit(8), seed=1)
-    x = torch.randn(2, 3, 8, dtype=DOUBLE, requires_grad=True)
-    sources = [x, *feed.parameters()]
-    torch.manual_seed(0)
-    found = feed(x)
-    torch.manual_seed(0)
-    drop = functools.partial(nn.functional.dropout, p=0.2)
-    wanted = feed.norm(x + drop(feed.fc_out(drop(nn.functional.relu(feed.fc_in(x))))))
-    torch.testing.assert_close(found, wanted)
-    torch.testing.assert_close(
-        torch.autograd.grad(found.square().sum(), sources),
-        torch.autograd.grad(wanted.square().sum(), sources),
-    )
 
 
 def kept_bytes(unit: nn.Module, *inputs: Tensor) -> int:
