@@ -31,7 +31,7 @@ from caeav.pipeline.media.clip import Sampling
 from caeav.pipeline.media.registry import DEFAULT_DECODER, decoders
 from caeav.pipeline.media.workers.pool import WorkerPool
 
-Status = Literal["ok", "absent", "problem"]
+Status = Literal["ok", "absent", "low", "problem"]
 OPTIONAL = {
     "decord": "--decoder decord",
     "torchcodec": "--decoder torchcodec",
@@ -70,7 +70,8 @@ def doctor(home: HomeOption = None, as_json: JsonOption = False) -> None:
 
 @dataclass(frozen=True)
 class Check:
-    """One line of the table: `ok`, `absent` (an option that is not there) or `problem` (something to fix)."""
+    """One line of the table: `ok`, `absent` (an option that is not there), `low` (it works, but may not be enough) or
+    `problem` (something to fix)."""
 
     about: str
     status: Status
@@ -135,8 +136,12 @@ def _disk(home: Home) -> Check:
             "home", "problem", f"{home.root}: {place} cannot be written to; choose another with --home"
         )
     free = shutil.disk_usage(place).free
-    status: Status = "ok" if free >= LOW_DISK_BYTES else "problem"
-    return Check("home", status, f"{home.root}, {free / 2**30:.1f} GiB free")
+    told = f"{home.root}, {free / 2**30:.1f} GiB free"
+    if free >= LOW_DISK_BYTES:
+        return Check("home", "ok", told)
+    return Check(
+        "home", "low", f"{told}; below {LOW_DISK_BYTES >> 30} GiB choose another with --home for large sets"
+    )
 
 
 def _weights() -> Iterator[Check]:

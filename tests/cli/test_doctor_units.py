@@ -18,13 +18,14 @@ from caeav.pipeline.media.clip import DecodedClip
 from caeav.pipeline.store.record import Tap
 
 
-@pytest.mark.parametrize(("free", "status"), [(5 * 2**30, "ok"), (5 * 2**30 - 1, "problem")])
-def test_a_disk_that_is_nearly_full_is_a_problem(
+@pytest.mark.parametrize(("free", "status"), [(5 * 2**30, "ok"), (5 * 2**30 - 1, "low")])
+def test_a_disk_that_is_nearly_full_is_told(
     free: int, status: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr(doctor.shutil, "disk_usage", lambda place: SimpleNamespace(free=free))
     found = doctor._disk(Home(tmp_path / "not" / "yet"))
     assert found.status == status and str(tmp_path / "not" / "yet") in found.detail
+    assert ("below 5 GiB choose another with --home" in found.detail) is (status == "low")
     monkeypatch.setattr(doctor.os, "access", lambda place, how: place != tmp_path)
     found = doctor._disk(Home(tmp_path / "not" / "yet"))
     assert found.status == "problem" and f"{tmp_path} cannot be written to" in found.detail
