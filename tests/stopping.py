@@ -1,4 +1,4 @@
-"""Trainings that are stopped at a given moment, for tests of resuming."""
+"""Trainings with their log, and trainings that are stopped at a given moment, for tests of resuming."""
 
 from __future__ import annotations
 

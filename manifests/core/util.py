@@ -26,6 +26,11 @@ def some_of(names: Iterable[object], most: int = EXAMPLES) -> str:
     return ", ".join(texts[:most]) + (f" and {more} more" if more > 0 else "")
 
 
+def capitalised(text: str) -> str:
+    """`text` with a large first letter; unlike `str.capitalize` the others stay as they are."""
+    return text[:1].upper() + text[1:]
+
+
 def some_lines(lines: Sequence[str], most: int) -> list[str]:
     """The first `most` lines, and as a last one `and 4 more` where there are others."""
     more = len(lines) - most

@@ -13,6 +13,7 @@ import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
+from caeav.manifests.core.util import capitalised
 from caeav.manifests.readers.common import to_number
 
 MAX_TIME_S = 86400.0
@@ -87,7 +88,7 @@ def doubt_seconds(ranges: Sequence[Range]) -> str:
     return (
         f"all times are whole numbers and the ranges last {usual:g} s ({usual / 60:.0f} minutes) at the median, "
         f"such as line {ranges[0].line}, {ranges[0].start_s:g} to {ranges[0].end_s:g}: seconds? "
-        f"{AS_MILLISECONDS[0].upper()}{AS_MILLISECONDS[1:]}"
+        f"{capitalised(AS_MILLISECONDS)}"
     )
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from caeav.manifests.core.atomic import publish_text
-from caeav.manifests.core.util import counted
+from caeav.manifests.core.util import capitalised, counted
 from caeav.model.tasks.bootstrap import format_interval
 from caeav.model.train.agreement import weak_agreement
 from caeav.model.train.config_file import dump_config
@@ -169,7 +169,7 @@ def besides(result: dict[str, Any]) -> list[str]:
     if result.get("bare"):
         sentences.append(bare_sentence({split: tuple(pair) for split, pair in result["bare"].items()}))
     if weak := weak_agreement(result.get("agreement", {}).get("auc")):
-        sentences.append(f"{weak[0].upper()}{weak[1:]}.")
+        sentences.append(f"{capitalised(weak)}.")
     for split, peaks in result.get("peaks", {}).items():
         best = ", ".join(f"{name} {value:.2f}" for name, value in peaks.items())
         sentences.append(f"Best over epochs on {split}, each number in its own epoch: {best}.")

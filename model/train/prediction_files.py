@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from caeav.manifests.core.atomic import publish_bytes
+from caeav.manifests.core.util import capitalised
 from caeav.model.tasks.prediction import BLUE, GREY, INK, Frames, Panel, SegmentTimes, plain
 from caeav.model.train.agreement import MEANING
 from caeav.model.train.predict import Prediction
@@ -93,7 +94,7 @@ def draw(prediction: Prediction, title: str, frames: Frames = ()) -> bytes:
     agreements = prediction.agreements()
     if agreements is not None:
         words = f"{MEANING.capitalize()} (as likely as not at 0.5)" if prediction.calibrated else ""
-        words += f"\n{prediction.weak[0].upper()}{prediction.weak[1:]}" if prediction.weak else ""
+        words += f"\n{capitalised(prediction.weak)}" if prediction.weak else ""
         panels.append(_agreement_panel(agreements, times, prediction.agreement_name, words))
     heights = [panel.height for panel in panels]
     figure = Figure(figsize=(times.width_in, sum(heights) + 0.9), dpi=120, layout="constrained")

@@ -15,6 +15,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from caeav.manifests.core.util import capitalised
 from caeav.pipeline.backbones.choice import ModelChoice
 from caeav.pipeline.backbones.classic.audio import (
     BANDS,
@@ -242,7 +243,7 @@ def _frames_text(rgb: Floats) -> str:
     sentences.append(_ground(luma, rgb))
     if cut is not None:
         sentences.append(f"the view changes before segment {cut + 1}")
-    return ". ".join(sentence[0].upper() + sentence[1:] for sentence in sentences) + "."
+    return ". ".join(map(capitalised, sentences)) + "."
 
 
 def _thing(found: Sequence[_Blob | None], still: bool) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+
 import pytest
 import torch
 from random_weights import random_double
@@ -109,11 +111,7 @@ def test_each_process_drops_what_one_alone_would(samples: bool) -> None:
         first, own = 3 * part.first_clip, 3 * part.clips[rank]
         places = list(part.places) if samples else list(range(first, first + own))
         torch.manual_seed(9)
-        with sharing(part):
-            if samples:
-                with by_sample():
-                    found = drop(x[places], 0.4)
-            else:
-                found = drop(x[places], 0.4)
+        with sharing(part), by_sample() if samples else nullcontext():
+            found = drop(x[places], 0.4)
         assert torch.equal(found, wanted[places])
         assert torch.equal(torch.get_rng_state(), after)

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from stopping import train_logged
 
 from caeav.cli.report import write_report
 from caeav.manifests.clip import Clip
@@ -43,10 +44,8 @@ from caeav.model.train.comparison_table import Comparison, build_comparison
 from caeav.model.train.config_file import resolve_config
 from caeav.model.train.cost import Curve
 from caeav.model.train.experiment import prepare
-from caeav.model.train.log import MetricsLog
 from caeav.model.train.predictions import read_predictions
-from caeav.model.train.runs import METRICS, Run, create_run
-from caeav.model.train.session import train
+from caeav.model.train.runs import Run, create_run
 
 HOSTILE = "<script>document.title='taken'</script>"
 FAST = ["training.epochs=2", "model.head.width=16", "training.device=cpu", "model.adapters.avmoe.latents=2"]
@@ -58,7 +57,7 @@ def runs(tiny_home: Home) -> list[Run]:
     for recipe in ("full", "none"):
         experiment = prepare(tiny_home, resolve_config("ave", recipe, None, FAST, {"dataset": "tiny"}))
         found.append(create_run(tiny_home, experiment.config))
-        train(experiment, found[-1], [MetricsLog(found[-1].folder / METRICS)])
+        train_logged(experiment, found[-1])
     return found
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import yaml
+from stopping import train_logged
 
 from caeav.manifests.clip import Clip, Manifest
 from caeav.manifests.core.home import Home
@@ -18,12 +19,11 @@ from caeav.model.train.config_file import ConfigError, resolve_config
 from caeav.model.train.examine import examine, remarks
 from caeav.model.train.experiment import prepare
 from caeav.model.train.groups import finished_group, summarise_group
-from caeav.model.train.log import MetricsLog, read_metrics
+from caeav.model.train.log import read_metrics
 from caeav.model.train.protocol import AS_PUBLISHED, sentence, stamp
 from caeav.model.train.provenance import backbones
 from caeav.model.train.resume import STATE
 from caeav.model.train.runs import METRICS, ORIGIN, RESULT, Run, create_run, summarise
-from caeav.model.train.session import train
 from caeav.model.train.table import build_table, markdown
 from caeav.pipeline.store import Recipe, StoreReader, find_store, open_for_writing
 
@@ -36,7 +36,7 @@ def run_once(home: Home, group: str = "", **given: Any) -> tuple[Run, dict[str, 
     )
     run = create_run(home, experiment.config)
     run.write(ORIGIN, {"command": "", "group": group, "seeds": [0, 1] if group else []})
-    result = train(experiment, run, [MetricsLog(run.folder / METRICS)])
+    result = train_logged(experiment, run)
     return run, result
 
 

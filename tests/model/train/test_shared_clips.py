@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from stopping import StopAt, StopError
+from stopping import StopAt, StopError, train_logged
 from torch import Tensor
 
 from caeav.manifests.clip import Clip, Manifest
@@ -19,10 +19,8 @@ from caeav.model.tasks.config import StressConfig
 from caeav.model.train.config_file import resolve_config
 from caeav.model.train.data import epoch_order
 from caeav.model.train.experiment import Experiment, prepare, reopen
-from caeav.model.train.log import MetricsLog
 from caeav.model.train.losses import weighted_losses
-from caeav.model.train.runs import METRICS, Run, create_run
-from caeav.model.train.session import train
+from caeav.model.train.runs import create_run
 from caeav.model.train.stress import Augment, Stress
 from caeav.pipeline.store import Recipe, Record, open_for_writing
 
@@ -180,13 +178,10 @@ def test_a_run_stopped_within_a_group_resumes_as_if_undisturbed(home: Home) -> N
     first = made(home, *sets)
     whole, stopped = create_run(home, first.config), create_run(home, first.config)
 
-    def go(experiment: Experiment, run: Run, *watchers: Any) -> None:
-        train(experiment, run, [MetricsLog(run.folder / METRICS), *watchers])
-
-    go(first, whole)
+    train_logged(first, whole)
     with pytest.raises(StopError):
-        go(made(home, *sets), stopped, StopAt(2, 3))
+        train_logged(made(home, *sets), stopped, StopAt(2, 3))
     torch.manual_seed(99)
-    go(reopen(home, stopped), stopped)
+    train_logged(reopen(home, stopped), stopped)
     for name in ("best.safetensors", "last.safetensors"):
         assert (stopped.checkpoints / name).read_bytes() == (whole.checkpoints / name).read_bytes()

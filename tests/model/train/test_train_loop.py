@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from stopping import train_logged
 from tiny_home import tiny_stores, write_tiny_home
 
 from caeav.manifests.core.errors import CaeavError
@@ -26,7 +27,7 @@ from caeav.model.train.config_file import resolve_config
 from caeav.model.train.evaluate import choose_device
 from caeav.model.train.examine import examine, remarks
 from caeav.model.train.experiment import Experiment, _empty_split_hint, prepare, reopen
-from caeav.model.train.log import MetricsLog, read_metrics
+from caeav.model.train.log import read_metrics
 from caeav.model.train.loop import TrainingError
 from caeav.model.train.optimiser import lr_factor, make_optimiser
 from caeav.model.train.runs import METRICS, Run, create_run
@@ -53,7 +54,7 @@ def small_config(*more: str, recipe: str = "full") -> RunConfig:
 def train_once(home: Home, config: RunConfig, watchers: tuple[Any, ...] = ()) -> tuple[Run, dict[str, Any]]:
     experiment = prepare(home, config)
     run = create_run(home, experiment.config)
-    return run, train(experiment, run, [MetricsLog(run.folder / METRICS), *watchers])
+    return run, train_logged(experiment, run, *watchers)
 
 
 def without_times(records: list[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -24,7 +24,7 @@ from caeav.manifests.core.home import Home
 from caeav.model.train.checkpoint import CheckpointError, write_tensors
 from caeav.model.train.config_file import resolve_config
 from caeav.model.train.experiment import Experiment, prepare, reopen
-from caeav.model.train.log import MetricsLog, read_metrics
+from caeav.model.train.log import read_metrics
 from caeav.model.train.loop import Watcher
 from caeav.model.train.resume import (
     BEST,
@@ -36,7 +36,6 @@ from caeav.model.train.resume import (
     settle_best,
 )
 from caeav.model.train.runs import METRICS, Run, create_run
-from caeav.model.train.session import train
 
 SEED = int(os.environ.get("CAEAV_RESUME_SEED", random.randrange(1 << 30)))
 """Seed of everything random here; a failure prints it, and it can be set to repeat that failure."""
@@ -232,7 +231,7 @@ def child(home: Home, run: Run) -> int:
     if pid == 0:
         status = 1
         try:
-            train(reopen(home, run), run, [MetricsLog(run.folder / METRICS)])
+            go(reopen(home, run), run)
             status = 0
         except BaseException:
             traceback.print_exc()

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from stopping import train_logged
 from torch import Tensor, nn
 from torch.utils import deterministic
 
@@ -32,7 +33,7 @@ from caeav.model.train.config_file import resolve_config
 from caeav.model.train.data import SplitData, epoch_order
 from caeav.model.train.evaluate import choose_device, score
 from caeav.model.train.experiment import Experiment, prepare, reopen
-from caeav.model.train.log import MetricsLog, read_metrics
+from caeav.model.train.log import read_metrics
 from caeav.model.train.loop import Trainer, Watcher, exact_on_cpu
 from caeav.model.train.losses import weighted_losses
 from caeav.model.train.network import Network, Output
@@ -270,7 +271,7 @@ def test_precision_is_that_of_the_configuration_in_learning_and_in_scoring(
     config = plain_config(f"training.precision={precision}", "training.epochs=1", "model.head.width=16")
     prepared = prepare(tiny_home, config)
     run = create_run(tiny_home, prepared.config)
-    result = train(prepared, run, [MetricsLog(run.folder / METRICS)])
+    result = train_logged(prepared, run)
     assert met == {True: {dtype}, False: {dtype}}
     [record] = read_metrics(run.folder / METRICS)
     assert math.isfinite(record["loss"]) and 0 <= result["scores"]["test"] <= 100
