@@ -66,6 +66,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="caeav-cluster-") as folder:
         trial = Trial(Path(folder), args)
         try:
+            trial.prepare()
             trial.run()
         except KeyboardInterrupt:
             print("interrupted; so far:")
@@ -105,7 +106,6 @@ class Trial:
 
     def run(self) -> None:
         """Rounds of both formats until so many kills were made; each kind comes once before any comes twice."""
-        self.prepare()
         while sum(self.killed.values()) < self.args.kills or self.rounds < len(BACKENDS):
             backend, home = BACKENDS[self.rounds % len(BACKENDS)], self.folder / f"round-{self.rounds}"
             self.round(home, backend)

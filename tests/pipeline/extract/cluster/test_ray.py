@@ -35,6 +35,7 @@ def trial(
         made = module.Trial(tmp_path_factory.mktemp("cluster"), args)
         with socket.create_server(("127.0.0.1", 0)) as free:
             made.head["ray_client_server_port"] = free.getsockname()[1]
+        made.prepare()  # each test may run in a process of its own
         yield made
         made.stop()
 
