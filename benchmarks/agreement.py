@@ -6,6 +6,8 @@ On generated sets, whose every second is known, CASTE alone (no AVMoE, CASE, cap
 the published method, with the one agreement that `loss.correspondence` teaches, and with the truth handed in, which is
 an upper bound: it tells more than a model can know. In `ave` and `ave-weak` the head reads the agreement in two more
 rows. `--only stress` trains the full model on `ave` with and without the objective and scores it under swapped sound.
+With `--material` the set is the one of drawings and recordings that `benchmarks/material.py` has made in `--home`, with
+its learned tokens and settings.
 
 Truth is handed in here alone: the benchmark puts it into batches and replaces the trunk's `match`; no setting of the
 product does that. The checkpoint is chosen on val, test is scored once. It can be interrupted: a finished cell is a
@@ -20,13 +22,12 @@ import json
 import math
 import os
 import statistics
-import subprocess
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import material
 from cells import cell_file, spread, train_cell, train_cells
 
 if TYPE_CHECKING:
@@ -56,6 +57,7 @@ SETS: dict[str, tuple[str, ...]] = {
         "5",
     ),
 }
+GENERATED, MATERIAL = "generated", "material"
 SET_OF = {"ave": "ave", "ave-weak": "ave", "avvp": "llp", "avs-ms3": "avs-ms3", "avqa": "music-avqa"}
 DEEPEST = "stores.taps=[visual.stage3,visual.stage4,audio.stage3,audio.stage4]"
 SETTINGS: dict[str, tuple[str, ...]] = {
@@ -108,32 +110,47 @@ class Cell:
     seed: int
     assignments: tuple[str, ...]
     oracle: bool = False
+    world: str = GENERATED
 
     def file(self, home: Path) -> Path:
         """Where its result lies."""
         name = f"{self.task}-{self.row.replace(' ', '-').replace(',', '')}-s{self.seed}"
-        decides = [self.recipe, self.assignments, self.seed, self.oracle, SPLITS, SETS[SET_OF[self.task]]]
+        of_set = [SPLITS, SETS[SET_OF[self.task]]] if self.world == GENERATED else [self.world]
+        decides = [self.recipe, self.assignments, self.seed, self.oracle, *of_set]
         return cell_file(home, name, decides)
 
 
-def cells(part: str, seeds: Sequence[int]) -> list[Cell]:
+def cells(part: str, seeds: Sequence[int], home: Path, world: str) -> list[Cell]:
     """The rows of a task, or of `stress`, seed by seed."""
     if part == "stress":
         return [
             Cell(row, "ave", "full", seed, (*SHORT, *more)) for seed in seeds for row, more in FULL.items()
         ]
-    reads, common = part in HEADS_THAT_READ, (*SETTINGS[part], *ALONE)
+    settings = SETTINGS[part] if world == GENERATED else material_settings(home, part)
+    reads, common = part in HEADS_THAT_READ, (*settings, *ALONE)
     found = []
     for seed in seeds:
-        found.append(Cell("none", part, "none", seed, SETTINGS[part]))
+        found.append(Cell("none", part, "none", seed, settings, world=world))
         for row, more in GATES.items():
             oracle = row == "true"
             shared = row != "gates of their own"
             untold = UNTOLD if reads and shared else ()
-            found.append(Cell(row, part, "caste", seed, (*common, *more, *untold), oracle))
+            found.append(Cell(row, part, "caste", seed, (*common, *more, *untold), oracle, world))
             if reads and shared:
-                found.append(Cell(row + READ, part, "caste", seed, (*common, *more), oracle))
+                found.append(Cell(row + READ, part, "caste", seed, (*common, *more), oracle, world))
     return found
+
+
+def material_settings(home: Path, task: str) -> tuple[str, ...]:
+    """What `benchmarks/material.py` sets for adapters without captions on learned tokens."""
+    chosen, tokens = material.CHOSEN, material.PAIR
+    store = material.store_of(home, material.DATASET[task], tokens).name
+    return (
+        "model.adapters.preset=lite",
+        *chosen["tokens"][tokens],
+        *chosen["tasks"][task],
+        f"stores.tokens={store}",
+    )
 
 
 def make_set(home: Path, layout: str, *, captions: bool) -> None:
@@ -141,12 +158,10 @@ def make_set(home: Path, layout: str, *, captions: bool) -> None:
     dataset = "synthetic" if layout == "ave" else f"synthetic-{layout}"
     at = ("--home", str(home))
     made = ("synthesise", "--dataset", layout, *SETS[layout], "--splits", SPLITS)
-    for command in (made, ("extract", "--dataset", dataset), ("caption", "--dataset", dataset))[
-        : 2 + captions
-    ]:
-        print("$ caeav", *command, *at, file=sys.stderr)
-        call = [sys.executable, "-m", "caeav.cli", *command, *at]
-        subprocess.run(call, check=True, stdout=subprocess.DEVNULL)
+    material.caeav(*made, *at)
+    material.caeav("extract", "--dataset", dataset, *at)
+    if captions:
+        material.caeav("caption", "--dataset", dataset, *at)
 
 
 # ---- the truth, handed in -------------------------------------------------------------------------------------------
@@ -297,16 +312,21 @@ def main() -> None:
     )
     parts = (*SETTINGS, "stress")
     parser.add_argument("--home", type=Path, default=Path("caeav_home/agreement"))
-    parser.add_argument("--only", nargs="+", choices=parts, default=list(parts))
+    parser.add_argument("--only", nargs="+", choices=parts)
     parser.add_argument("--seeds", default="0,1,2,3,4")
     parser.add_argument("--jobs", type=int, default=1)
     parser.add_argument("--tables", action="store_true", help="train nothing")
+    parser.add_argument("--material", action="store_true", help="ave-weak, ave, avvp on drawings")
     options = parser.parse_args()
     seeds = [int(seed) for seed in options.seeds.split(",")]
-    wanted = {part: cells(part, seeds) for part in options.only}
+    world, known = (MATERIAL, tuple(material.DATASET)) if options.material else (GENERATED, parts)
+    only = options.only or known
+    if unknown := [part for part in only if part not in known]:
+        parser.error(f"--material has {', '.join(known)}, not {', '.join(unknown)}")
+    wanted = {part: cells(part, seeds, options.home, world) for part in only}
     todo = [(c, c.file(options.home)) for part in wanted.values() for c in part]
     todo = [] if options.tables else [(cell, file) for cell, file in todo if not file.exists()]
-    for layout in dict.fromkeys(SET_OF[cell.task] for cell, _ in todo):
+    for layout in dict.fromkeys(SET_OF[cell.task] for cell, _ in todo if cell.world == GENERATED):
         captions = any(cell.recipe == "full" and SET_OF[cell.task] == layout for cell, _ in todo)
         make_set(options.home, layout, captions=captions)
     os.environ |= {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}

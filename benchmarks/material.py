@@ -9,8 +9,9 @@ sentences in the words of `tags` that name what is seen, what is heard, and when
 task, tokens and captions; its tables lie in `<home>/comparisons`.
 
 Can be interrupted: finished steps are gone over quickly, and `caeav compare` goes on where it was. What matters most is
-trained first. `--tables` trains nothing and prints what is there; `--settings` prints the whole configuration of every
-row. All choices are in benchmarks/settings/material.yaml.
+trained first. `--tables` trains nothing and prints what is there. All choices are in benchmarks/settings/material.yaml;
+what follows from them, every setting of every row, is in benchmarks/settings/material-resolved.yaml, which is what
+`--settings` prints.
 """
 
 from __future__ import annotations
@@ -21,9 +22,10 @@ import itertools
 import json
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import yaml
@@ -32,23 +34,28 @@ CHOSEN = yaml.safe_load((Path(__file__).parent / "settings" / "material.yaml").r
 LAYOUTS = {"ave": "synthetic", "llp": "synthetic-llp"}
 """What `synthesise` calls a layout -> what the set is called."""
 DATASET = {"ave-weak": "synthetic", "ave": "synthetic", "avvp": "synthetic-llp"}
-PAIR, CLASSIC = "learned", "classic"
+PAIR, TWO_TAPS, CLASSIC = "learned", "two-taps", "classic"
 STORE_OF = {
     PAIR: "tokens-efficientnet-lite0-yamnet",
+    TWO_TAPS: "tokens-efficientnet-lite0-yamnet",
     CLASSIC: "tokens-classic",
     "truth": "captions-file-hashed",
+    "blank": "captions-file-hashed",
     "tags": "captions-tags-hashed",
     "descriptor": "captions-descriptor-hashed",
 }
 ALL = ("probe", "none", "lavish", "dg-sct", "avmoe", "caste", "case", "full")
+MAIN = ("none", "avmoe", "caste", "case", "full")
 READERS = ("none", "case", "full")
 """What reads captions, beside what reads none."""
+WRITTEN = ("truth", "blank")
+"""Captions that `write_captions` writes into tables."""
 STRESS = "shift=2,swap=0.5,mute=0.5,blind=0.5,cut=0.5,caption_swap=1"
 
 
 @dataclass(frozen=True)
 class Table:
-    """One comparison: tokens (`PAIR` or `CLASSIC`), captions of the recipes that read any, recipes."""
+    """One comparison: tokens (`PAIR`, `TWO_TAPS` or `CLASSIC`), captions of the recipes that read any, recipes."""
 
     tokens: str
     captions: str
@@ -60,13 +67,21 @@ class Table:
 
 TABLES = (
     Table(PAIR, "truth", ALL),
+    Table(TWO_TAPS, "truth", MAIN),
+    Table(PAIR, "blank", READERS),
+    Table(TWO_TAPS, "blank", READERS),
     Table(PAIR, "tags", READERS),
     Table(PAIR, "descriptor", READERS),
-    Table(CLASSIC, "truth", ("none", "avmoe", "caste", "case", "full")),
+    Table(TWO_TAPS, "tags", READERS),
+    Table(TWO_TAPS, "descriptor", READERS),
+    Table(CLASSIC, "truth", MAIN),
     Table(CLASSIC, "tags", READERS),
     Table(CLASSIC, "descriptor", READERS),
 )
 """What matters most first; each is made for every task before the next."""
+
+
+WORTH = "| task | tokens | recipe | blank | truth | truth minus blank | another clip's captions |"
 
 
 def caeav(*arguments: str) -> None:
@@ -117,23 +132,23 @@ def make_world(home: Path, shared: Path) -> None:
         caeav("extract", *at)
         caeav("caption", *at)
         caeav("caption", *at, *tags)
-        said = home / f"{dataset}-truth.csv"
-        write_truth(home, dataset, said)
-        file = [
-            "--visual",
-            "file",
-            "--visual-weights",
-            str(said),
-            "--audio",
-            "file",
-            "--audio-weights",
-            str(said),
-        ]
-        caeav("caption", *at, *file)
+        for captions in WRITTEN:
+            made = write_captions(home, dataset, captions)
+            file = [
+                "--visual",
+                "file",
+                "--visual-weights",
+                str(made),
+                "--audio",
+                "file",
+                "--audio-weights",
+                str(made),
+            ]
+            caeav("caption", *at, *file)
 
 
-def write_truth(home: Path, dataset: str, to: Path) -> None:
-    """A table of captions that tell the truth of a generated set, in the words of `tags`."""
+def write_captions(home: Path, dataset: str, captions: str) -> Path:
+    """A table of captions in the words of `tags`: the truth of a generated set, or what `tags` says of nothing."""
     from caeav.manifests.core.home import Home
     from caeav.manifests.remembered import media_root
     from caeav.manifests.synthetic.truth import truth_of
@@ -143,15 +158,21 @@ def write_truth(home: Path, dataset: str, to: Path) -> None:
     root = media_root(Home(home), dataset)
     lines = (root / "truth.jsonl").read_text("utf-8").splitlines()
     truths = {row.get("name", row["id"]): row for row in map(json.loads, lines)}
-    clips = StoreReader.open(store_of(home, dataset, STORE_OF[PAIR])).manifest.clips
+    clips = StoreReader.open(store_of(home, dataset, PAIR)).manifest.clips
+    to = home / written(dataset, captions)
     with to.open("w", encoding="utf-8", newline="") as file:
         table = csv.writer(file, lineterminator="\n")
         table.writerow(["key", "visual", "audio"])
         for clip in clips:
             row = truth_of(clip, truths)
-            table.writerow(
-                [clip.key, _told(row["seen"], "A picture", thing), _told(row["heard"], "The sound", sound)]
-            )
+            seen, heard = (row["seen"], row["heard"]) if captions == "truth" else ([], [])
+            table.writerow([clip.key, _told(seen, "A picture", thing), _told(heard, "The sound", sound)])
+    return to
+
+
+def written(dataset: str, captions: str) -> str:
+    """The name of the table that `write_captions` writes."""
+    return f"{dataset}-{captions}.csv"
 
 
 def _told(seconds: Sequence[Sequence[str]], begin: str, say: Callable[[str], str]) -> str:
@@ -166,23 +187,34 @@ def _told(seconds: Sequence[Sequence[str]], begin: str, say: Callable[[str], str
     return sentence(f"{begin} of", found, [True] * len(seconds), f"{begin}.", say)
 
 
-def store_of(home: Path, dataset: str, name: str) -> Path:
-    """The one store whose folder begins with `name`."""
-    found = sorted((home / "stores" / dataset).glob(f"{name}-*"))
+def store_of(home: Path, dataset: str, made: str) -> Path:
+    """The one store of these tokens or captions; of those from a table, the one of its name."""
+    found = sorted((home / "stores" / dataset).glob(f"{STORE_OF[made]}-*"))
+    if made in WRITTEN:
+        found = [store for store in found if _table_of(store) == written(dataset, made)]
     if len(found) != 1:
         raise SystemExit(
-            f"{len(found)} stores {name} of {dataset} in {home}; one is needed: use another --home"
+            f"{len(found)} stores {made} of {dataset} in {home}; one is needed: use another --home"
         )
     return found[0]
 
 
+def _table_of(store: Path) -> str:
+    """The name of the table that a store of captions was made from."""
+    recipe = json.loads((store / "recipe.json").read_text("utf-8"))
+    return recipe["fields"]["visual"]["weights"]["source"]
+
+
+def settings_of(task: str, tokens: str) -> list[str]:
+    """What is set on top of the recipes, but for the stores."""
+    return [*CHOSEN["common"], *CHOSEN["tokens"][tokens], *CHOSEN["tasks"][task]]
+
+
 def assignments(home: Path, task: str, table: Table) -> list[str]:
-    """All that is set, on top of the recipes."""
+    """All that is set on top of the recipes."""
     stores = {"tokens": table.tokens, "captions": table.captions}
-    named = [
-        f"stores.{kind}={store_of(home, DATASET[task], STORE_OF[made]).name}" for kind, made in stores.items()
-    ]
-    return [*CHOSEN["common"], *CHOSEN["tokens"][table.tokens], *CHOSEN["tasks"][task], *named]
+    named = [f"stores.{kind}={store_of(home, DATASET[task], made).name}" for kind, made in stores.items()]
+    return [*settings_of(task, table.tokens), *named]
 
 
 def folder_of(home: Path, task: str, table: Table) -> Path:
@@ -207,16 +239,62 @@ def compare(home: Path, task: str, table: Table, seeds: str, jobs: int) -> None:
     caeav("compare", *words, "--stress", STRESS, *given, *out)
 
 
-def print_settings(home: Path, tasks: Sequence[str]) -> None:
-    """The whole configuration of every row, as YAML: task, table, recipe."""
-    from caeav.model.train.config_file import resolve_recipes
+def worth_of_captions(home: Path, task: str, tokens: str) -> str:
+    """Rows of Markdown: what reads captions of the truth, minus the same recipe trained on blank ones."""
+    from caeav.manifests.core.home import Home
+    from caeav.model.train.comparison import Cell
+    from caeav.model.train.comparison_files import read_comparison
+    from caeav.model.train.comparison_table import build_comparison, cells_of, number_text
+    from caeav.model.train.runs import find_run
 
-    for table, task in itertools.product(TABLES, tasks):
+    folders = {captions: folder_of(home, task, Table(tokens, captions, READERS)) for captions in WRITTEN}
+    if not all((folder / "table.json").exists() for folder in folders.values()):
+        return f"| {task} | {tokens} | not made yet | | | | |\n"
+    made = {captions: read_comparison(folder) for captions, folder in folders.items()}
+    text = ""
+    for recipe in (name for name in READERS if name != "none"):
+        rows = {captions: next(r for r in of.rows if r.recipe == recipe) for captions, of in made.items()}
+        cells = [
+            Cell(captions, seed, find_run(Home(home), run))
+            for captions, row in rows.items()
+            for seed, run in zip(made[captions].seeds, row.runs, strict=True)
+        ]
+        shown = {row[0]: row for row in cells_of(build_comparison(cells, "", "blank"))}
+        swapped = rows["truth"].stress.get("caption_swap 1")
+        cost = None if swapped is None else swapped - rows["truth"].score
+        text += f"| {task} | {tokens} | {recipe} | {shown['blank'][1]} | {shown['truth'][1]} | "
+        text += f"{shown['truth'][2]} | {number_text(cost, sign=True)} |\n"
+    return text
+
+
+def resolved() -> dict[str, dict[str, Any]]:
+    """Every setting of every row, told once: under what decides it, a task, tokens, a recipe, several or nothing.
+
+    Names of stores, which differ with the weights, and seeds are left out.
+    """
+    from caeav.model.train.config_file import flat_settings, resolve_recipes
+
+    rows: dict[tuple[str, ...], dict[str, Any]] = {}
+    for table, task in itertools.product(TABLES, DATASET):
         options = {name: {"dataset": DATASET[task]} for name in table.recipes}
-        found = resolve_recipes(task, table.recipes, None, assignments(home, task, table), options)
-        for recipe, config in found.items():
-            whole = {f"{task}, {table}, {recipe}": config.model_dump(mode="json")}
-            print(yaml.safe_dump(whole, sort_keys=False))
+        given = settings_of(task, table.tokens)
+        for recipe, config in resolve_recipes(task, table.recipes, None, given, options).items():
+            rows[task, table.tokens, recipe] = flat_settings(config)
+    told: dict[str, dict[str, Any]] = {}
+    places = [by for count in range(4) for by in itertools.combinations(range(3), count)]
+    for key in dict.fromkeys(key for row in rows.values() for key in row):
+        if key not in ("stores.tokens", "stores.captions", "seed"):
+            having = {row: settings[key] for row, settings in rows.items() if key in settings}
+            by = next(by for by in places if _decides(by, having))
+            for row, value in having.items():
+                told.setdefault(", ".join(row[i] for i in by) or "all", {})[key] = value
+    return dict(sorted(told.items(), key=lambda part: part[0] != "all"))
+
+
+def _decides(by: Sequence[int], having: Mapping[tuple[str, ...], Any]) -> bool:
+    """Whether rows that are alike in these parts of their names have one value."""
+    seen: dict[tuple[str, ...], Any] = {}
+    return all(seen.setdefault(tuple(row[i] for i in by), value) == value for row, value in having.items())
 
 
 def main() -> None:
@@ -229,10 +307,13 @@ def main() -> None:
     parser.add_argument("--tasks", nargs="+", choices=list(DATASET), default=list(DATASET))
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--tables", action="store_true", help="train nothing, print what is there")
-    parser.add_argument("--settings", action="store_true", help="train nothing, print every configuration")
+    parser.add_argument("--settings", action="store_true", help="train nothing, print every row's")
     options = parser.parse_args()
     if options.settings:
-        print_settings(options.home, options.tasks)
+        print(
+            f"# Every setting of every row of {Path(__file__).name}, under what decides it. Made by --settings."
+        )
+        print(yaml.safe_dump(resolved(), sort_keys=False, width=120), end="")
         return
     if not options.tables:
         if options.shared is None:
@@ -243,6 +324,9 @@ def main() -> None:
         if not options.tables:
             compare(options.home, task, table, options.seeds, options.jobs)
         print(f"## {task}, {table}\n\n{made.read_text('utf-8') if made.exists() else 'not made yet'}")
+    print(f"## Captions of the truth and blank ones\n\n{WORTH}\n|{'---|' * WORTH.count(' | ')}---|")
+    for tokens, task in itertools.product((PAIR, TWO_TAPS), options.tasks):
+        print(worth_of_captions(options.home, task, tokens), end="")
 
 
 if __name__ == "__main__":
