@@ -51,6 +51,7 @@ READERS = ("none", "case", "full")
 WRITTEN = ("truth", "blank")
 """Captions that `write_captions` writes into tables."""
 STRESS = "shift=2,swap=0.5,mute=0.5,blind=0.5,cut=0.5,caption_swap=1"
+"""Where captions are of the truth; of the others it is asked only whether they are read."""
 
 
 @dataclass(frozen=True)
@@ -236,7 +237,8 @@ def compare(home: Path, task: str, table: Table, seeds: str, jobs: int) -> None:
         seeds,
     ]
     out = ["--out", str(folder_of(home, task, table)), "--home", str(home), "--jobs", str(jobs)]
-    caeav("compare", *words, "--stress", STRESS, *given, *out)
+    stress = STRESS if table.captions == "truth" else "caption_swap=1"
+    caeav("compare", *words, "--stress", stress, *given, *out)
 
 
 def worth_of_captions(home: Path, task: str, tokens: str) -> str:

@@ -110,17 +110,19 @@ class CaptionMapper(AttentionUnit):
 class CaptionAdapter(nn.Module):
     """From a caption's width to its modality's: `up(gelu(down(x)))`, no residual (2.11).
 
-    `up` starts at 0, so captions enter CASE as zeros at first.
+    zero_start: `up` starts at 0, so captions enter CASE as zeros at first; few clips are learnt by heart from their
+    tokens before it has moved, and then nothing asks for captions any more. False starts it as torch does.
     """
 
-    def __init__(self, channels: int, bottleneck: int, out_channels: int) -> None:
+    def __init__(self, channels: int, bottleneck: int, out_channels: int, *, zero_start: bool = True) -> None:
         super().__init__()
         self.down = nn.Linear(channels, bottleneck)
         self.up = nn.Linear(bottleneck, out_channels)
         nn.init.kaiming_normal_(self.down.weight)  # N(0, 2 / channels)
         nn.init.zeros_(self.down.bias)
-        nn.init.zeros_(self.up.weight)
-        nn.init.zeros_(self.up.bias)
+        if zero_start:
+            nn.init.zeros_(self.up.weight)
+            nn.init.zeros_(self.up.bias)
 
     def forward(self, x: Tensor) -> Tensor:
         """`[B, W, C]` -> `[B, W, out_channels]`."""
@@ -350,8 +352,9 @@ class CaptionGuidance(nn.Module):
             selective_injection=config.selective_injection,
             gate_gradient=config.gate_gradient,
         )
-        self.visual_adapter = CaptionAdapter(visual, config.caption_bottleneck, self.case.widths[0])
-        self.audio_adapter = CaptionAdapter(audio, config.caption_bottleneck, self.case.widths[1])
+        inner, start = config.caption_bottleneck, config.zero_start
+        self.visual_adapter = CaptionAdapter(visual, inner, self.case.widths[0], zero_start=start)
+        self.audio_adapter = CaptionAdapter(audio, inner, self.case.widths[1], zero_start=start)
 
     def forward(self, visual: Tensor, audio: Tensor, batch: TokenBatch, segments: int) -> CaseOutput:
         """`[BT, L, C]`, `[BT, M, D]` and the batch's captions -> `CaseOutput`."""

@@ -23,6 +23,7 @@ LatentStart = Literal["uniform", "zeros"]
 FIXES: dict[str, tuple[Any, Any]] = {
     "case.selective_injection": (False, True),
     "case.gate_gradient": (False, True),
+    "case.zero_start": (True, False),
     "case.mask_padding": (False, True),
     "avmoe.scaled_attention": (False, True),
     "avmoe.nonlinear_uni": (False, True),
@@ -229,7 +230,7 @@ class CaseConfig(StrictConfig):
     give. proj_dim: width of the space in which captions and modalities are compared. heads: of CASE's attentions and of
     the mapper. caption_bottleneck: inner width of the caption adapters. weight_dropout: on attention weights. width:
     the largest width inside, between a map down and a map up; 0 for the inputs' own widths. mask_padding,
-    selective_injection, gate_gradient: see docs/VARIANTS.md.
+    selective_injection, gate_gradient, zero_start: see docs/VARIANTS.md.
     """
 
     enabled: bool = True
@@ -243,6 +244,7 @@ class CaseConfig(StrictConfig):
     mask_padding: bool = False
     selective_injection: bool = False
     gate_gradient: bool = False
+    zero_start: bool = True
 
 
 EXCHANGES = ("avmoe", "lavish", "dg_sct")

@@ -30,7 +30,13 @@ MAX_CONFIG_BYTES = 1_000_000
 OTHER_VERSION = "this run was written by another version of caeav; use that version"
 SECTIONS = {"task", "recipe", "dataset", "stores", "model", "loss", "optimiser", "schedule", "training"}
 """A file with all of these is a run's own `config.yaml`, which names every setting there was."""
-YOUNGER: Mapping[str, Any] = {"loss": {"correspondence": 0.0}, "model": {"head": {"reads_agreement": False}}}
+YOUNGER: Mapping[str, Any] = {
+    "loss": {"correspondence": 0.0},
+    "model": {
+        "adapters": {"case": {"zero_start": True}},
+        "head": {"reads_agreement": False, "either_modality": False, "scaled_init": False},
+    },
+}
 """What runs were trained with that are older than these settings. Heads without one of them do not get it."""
 
 
@@ -241,7 +247,7 @@ def _younger(task: object) -> dict[str, Any]:
     """`YOUNGER`, as far as the task has these settings."""
     head = TASKS[task].head_config.model_fields if isinstance(task, str) and task in TASKS else {}
     own = {name: value for name, value in YOUNGER["model"]["head"].items() if name in head}
-    return {"loss": YOUNGER["loss"], "model": {"head": own}}
+    return {"loss": YOUNGER["loss"], "model": {**YOUNGER["model"], "head": own}}
 
 
 def _assign(values: dict[str, Any], text: str, faults: list[str]) -> None:

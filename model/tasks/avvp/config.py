@@ -23,7 +23,11 @@ class AvvpHeadConfig(HeadConfig):
     gives the reference's frame attention `1 + softmax over time`, always near 1.1, so that frame probabilities exceed 1
     and seconds hardly differ; True divides by the best second instead (0..1]. own_seconds: a second's probability comes
     from its own token and the clip's groups, and the modality's from its seconds, so that clip labels teach seconds;
-    False leaves seconds to the assignment, as the reference. mlp_ratio: hidden width over `width`. motion: also read
+    False leaves seconds to the assignment, as the reference. either_modality: an event is in the clip if it is heard,
+    or seen, or found across both, so that a clip's label need not hold in each modality; False asks the groups across
+    both alone, as the reference. scaled_init: linear maps start at the scale of their inputs' number, as torch's own;
+    False starts them at a deviation of 0.02, as the reference, which is that scale at its width of 512 and far too
+    small at 64. mlp_ratio: hidden width over `width`. motion: also read
     motion features, from the one tap of the stores whose name begins with `motion.`. gates: in front of the grouping,
     each modality's seconds lift the other's by up to this much (DG-SCT: 0.05; 0: none). gated_audio: the audio goes on
     as lifted; False drops that, as DG-SCT.
@@ -32,6 +36,8 @@ class AvvpHeadConfig(HeadConfig):
     FIXES: ClassVar[Mapping[str, tuple[Any, Any]]] = {
         "bounded_attention": (False, True),
         "own_seconds": (False, True),
+        "either_modality": (False, True),
+        "scaled_init": (False, True),
         "gated_audio": (False, True),
     }
 
@@ -45,6 +51,8 @@ class AvvpHeadConfig(HeadConfig):
     hard_segments: bool = True
     bounded_attention: bool = False
     own_seconds: bool = False
+    either_modality: bool = False
+    scaled_init: bool = False
     motion: bool = False
     gates: Annotated[float, Field(ge=0)] = 0.0
     gated_audio: bool = False

@@ -93,6 +93,14 @@ def frame_attention(logits: Tensor, *, bounded: bool) -> Tensor:
     return assignment / assignment.amax(dim=-1, keepdim=True) if bounded else 1 + assignment.softmax(dim=-1)
 
 
+def any_of(*probabilities: Tensor) -> Tensor:
+    """The probability that at least one of independent events is true; exact for small ones too."""
+    whole = probabilities[0]
+    for p in probabilities[1:]:
+        whole = whole + p * (1 - whole)
+    return whole
+
+
 class AvvpHead(nn.Module):
     """Mean tokens of both modalities (and motion features) -> groups per class -> probabilities.
 
@@ -111,6 +119,7 @@ class AvvpHead(nn.Module):
         super().__init__()
         width = config.width
         self.bounded_attention = config.bounded_attention
+        self.either_modality = config.either_modality
         self.audio_class_tokens = nn.Parameter(torch.zeros(classes, width))
         self.visual_class_tokens = nn.Parameter(torch.zeros(classes, width))
         self.audio_norm = ChannelNorm(config.input_norm, audio_channels)
@@ -151,7 +160,7 @@ class AvvpHead(nn.Module):
         self.visual_prob = nn.Linear(width, 1)
         self.token_class = nn.Linear(width, classes)
         self.second_class = nn.Linear(width, classes) if config.own_seconds else None
-        for module in self.modules():
+        for module in () if config.scaled_init else self.modules():
             if isinstance(module, nn.Linear):
                 nn.init.trunc_normal_(module.weight, std=INIT_STD)
                 nn.init.zeros_(module.bias)
@@ -171,8 +180,9 @@ class AvvpHead(nn.Module):
         across = self.cross_group(audio.groups, visual.groups)
         audio_prob, audio_frames = self._seconds(self.audio_prob(audio.groups), audio)
         visual_prob, visual_frames = self._seconds(self.visual_prob(visual.groups), visual)
+        clip_prob = self.clip_prob(across.groups).sigmoid().squeeze(-1)  # [B, K]
         return AvvpOutput(
-            clip_prob=self.clip_prob(across.groups).sigmoid().squeeze(-1),
+            clip_prob=any_of(clip_prob, audio_prob, visual_prob) if self.either_modality else clip_prob,
             audio_prob=audio_prob,
             visual_prob=visual_prob,
             audio_frame_prob=audio_frames,
@@ -213,4 +223,4 @@ class AvvpProbe(nn.Module):
         """A batch -> `AvvpOutput`."""
         seen, heard = self.visual(batch).sigmoid(), self.audio(batch).sigmoid()  # [B, T, K]
         visual, audio = linear_pool(seen), linear_pool(heard)
-        return AvvpOutput(1 - (1 - visual) * (1 - audio), audio, visual, heard, seen, None, None)
+        return AvvpOutput(any_of(visual, audio), audio, visual, heard, seen, None, None)

@@ -173,6 +173,18 @@ def test_gate_gradient_lets_captions_learn_and_keeps_the_output() -> None:
     assert grads[0] is None and grads[1].any()  # what a caption says reaches the tokens through the gate
 
 
+def test_captions_reach_the_tokens_from_the_first_step_unless_they_start_at_zero() -> None:
+    torch.manual_seed(0)
+    one, other = token_batch(SMALL), token_batch(SMALL)
+    other.visual, other.audio = one.visual, one.audio
+    assert one.visual_caption is not None and other.visual_caption is not None
+    other.visual_caption = other.visual_caption + torch.randn_like(other.visual_caption)
+    for zero in (True, False):
+        config = AdapterConfig.model_validate({"case": {"proj_dim": 4, "heads": 4, "zero_start": zero}})
+        trunk = LadderTrunk(SMALL, config).eval()
+        assert torch.equal(trunk(one).visual, trunk(other).visual) is zero
+
+
 def test_scaled_attention_divides_by_the_root_of_the_width() -> None:
     torch.manual_seed(0)
     x, c = torch.randn(2, 5, 9, dtype=DOUBLE), torch.randn(2, 5, 9, dtype=DOUBLE)
@@ -222,12 +234,13 @@ def opened(config: AdapterConfig) -> LadderTrunk:
 
 
 @pytest.mark.parametrize(
-    "path", [path for path in FIXES if path not in ("gate_init", "caste.shared_agreement")]
+    "path", [path for path in FIXES if path not in ("gate_init", "caste.shared_agreement", "case.zero_start")]
 )
 def test_every_fix_reaches_the_modules_and_adds_no_parameter(path: str) -> None:
     part, _, name = path.rpartition(".")
     batch = token_batch(SMALL)
     base = {"case": {"proj_dim": 4, "heads": 4}, "avmoe": {"latents": 3, "reduction": 2}}
+    assert FIXES[path] == (False, True)
     one = {**base, part: {**base[part], name: True}}
     plain, fixed = (opened(AdapterConfig.model_validate(given)) for given in (base, one))
     assert [n for n, _ in plain.named_parameters()] == [n for n, _ in fixed.named_parameters()]

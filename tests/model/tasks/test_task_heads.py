@@ -19,7 +19,7 @@ from caeav.model.tasks.avs.config import AvsHeadConfig
 from caeav.model.tasks.avs.head import AvsHead, MapError, ResidualUnit, Tpavi, token_maps
 from caeav.model.tasks.avvp.config import AvvpHeadConfig
 from caeav.model.tasks.avvp.grouping import Assign, DropPath
-from caeav.model.tasks.avvp.head import AvvpHead, MotionError, frame_attention
+from caeav.model.tasks.avvp.head import AvvpHead, MotionError, any_of, frame_attention
 
 AVVP = AvvpHeadConfig(width=16, audio_depth=1, visual_depth=1, cross_depth=1)
 AVS = AvsHeadConfig(channels=8, audio_in=6, width=8, hidden=12, mask_size=32, out_channels=(6, 4))
@@ -243,6 +243,28 @@ def test_own_seconds_give_the_probability_of_their_modality() -> None:
         ratio = found.audio_frame_prob / found.audio_prob.unsqueeze(1)
         assert bool((ratio.amax(dim=1) > 1).all()) is not bounded
         assert not bounded or torch.allclose(ratio.amax(dim=1), torch.ones(2, 6))
+
+
+def test_an_event_is_in_a_clip_if_either_modality_or_both_together_have_it() -> None:
+    torch.manual_seed(0)
+    x, motion = trunk(), torch.randn(2, 5, 7)
+    across = avvp(AVVP)(x, motion)
+    either = avvp(AVVP.model_copy(update={"either_modality": True}))(x, motion)
+    missed = (1 - across.clip_prob) * (1 - across.audio_prob) * (1 - across.visual_prob)
+    torch.testing.assert_close(either.clip_prob, 1 - missed)
+    torch.testing.assert_close(either.audio_prob, across.audio_prob)
+    rare = torch.full((), 1e-9)
+    assert float(any_of(rare, rare)) == pytest.approx(2e-9)  # what 1 - (1 - p)^2 rounds to 0
+
+
+def test_maps_of_a_narrow_parsing_head_start_at_the_scale_of_their_inputs() -> None:
+    torch.manual_seed(0)
+    scaled, fixed = (
+        AvvpHead(12, 8, 6, 5, AVVP.model_copy(update={"scaled_init": on})).audio_group.blocks[0].mlp.fc_out
+        for on in (True, False)
+    )
+    assert float(fixed.weight.detach().std()) == pytest.approx(0.02, rel=0.2)
+    assert float(scaled.weight.detach().std()) == pytest.approx((3 * scaled.in_features) ** -0.5, rel=0.2)
 
 
 @pytest.mark.parametrize("pooling", ["mean", "max", "linear"])

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import yaml
 
 from caeav.model.tasks.base import TASKS
 from caeav.model.tasks.config import RunConfig
@@ -222,3 +223,24 @@ def test_the_variant_of_the_model_is_that_of_its_head_too(task: str) -> None:
             assert {n: getattr(head, n) for n in fixes} == {
                 n: before if n == name else v[1] for n, v in fixes.items()
             }
+
+
+@pytest.mark.parametrize("task", TASKS.names())
+def test_an_older_run_keeps_what_it_was_trained_with(task: str, tmp_path: Path) -> None:
+    """Settings that are younger than a run are missing in its file; the variant's defaults must not fill them."""
+    path = tmp_path / "config.yaml"
+    whole = resolve_config(task)
+    for name in config_file.flat_settings(whole):
+        section, younger = name.split("."), config_file.YOUNGER
+        for part in section:
+            younger = younger.get(part, {}) if isinstance(younger, dict) else {}
+        if younger == {}:
+            continue
+        values = whole.model_dump(mode="json")
+        held = values
+        for part in section[:-1]:
+            held = held[part]
+        del held[section[-1]]
+        path.write_text(yaml.safe_dump(values))
+        for read in (load_config(path), resolve_config(task, "full", path)):
+            assert config_file.flat_settings(read)[name] == younger, name
