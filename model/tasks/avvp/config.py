@@ -26,8 +26,7 @@ class AvvpHeadConfig(HeadConfig):
     False leaves seconds to the assignment, as the reference. either_modality: an event is in the clip if it is heard,
     or seen, or found across both, so that a clip's label need not hold in each modality; False asks the groups across
     both alone, as the reference. scaled_init: linear maps start at the scale of their inputs' number, as torch's own;
-    False starts them at a deviation of 0.02, as the reference, which is that scale at its width of 512 and far too
-    small at 64. mlp_ratio: hidden width over `width`. motion: also read
+    False starts them at a deviation of 0.02, as the reference, two fifths of that scale at its width of 128. mlp_ratio: hidden width over `width`. motion: also read
     motion features, from the one tap of the stores whose name begins with `motion.`. gates: in front of the grouping,
     each modality's seconds lift the other's by up to this much (DG-SCT: 0.05; 0: none). gated_audio: the audio goes on
     as lifted; False drops that, as DG-SCT.
