@@ -18,18 +18,19 @@ class AvvpHeadConfig(HeadConfig):
     """Widths and rates of the AVVP head (grouping transformers of both modalities and across them).
 
     width: model width; heads: of every attention except the assignment, which has one. audio_depth, visual_depth,
-    cross_depth: blocks before each grouping. drop_path: rate at which a clip skips a residual branch. hard_segments:
-    assign every audio second to one visual second (the reference) instead of sharing it out. bounded_attention: False
-    gives the reference's frame attention `1 + softmax over time`, always near 1.1, so that frame probabilities exceed 1
-    and seconds hardly differ; True divides by the best second instead (0..1]. own_seconds: a second's probability comes
-    from its own token and the clip's groups, and the modality's from its seconds, so that clip labels teach seconds;
-    False leaves seconds to the assignment, as the reference. either_modality: an event is in the clip if it is heard,
-    or seen, or found across both, so that a clip's label need not hold in each modality; False asks the groups across
-    both alone, as the reference. scaled_init: linear maps start at the scale of their inputs' number, as torch's own;
-    False starts them at a deviation of 0.02, as the reference, two fifths of that scale at its width of 128. mlp_ratio: hidden width over `width`. motion: also read
-    motion features, from the one tap of the stores whose name begins with `motion.`. gates: in front of the grouping,
-    each modality's seconds lift the other's by up to this much (DG-SCT: 0.05; 0: none). gated_audio: the audio goes on
-    as lifted; False drops that, as DG-SCT.
+    cross_depth: blocks before each grouping. drop_path: rate at which a clip skips a residual branch.
+    hard_segments: assign every audio second to one visual second (the reference) instead of sharing it out.
+    bounded_attention: False gives the reference's frame attention `1 + softmax over time`, always near 1.1, so that
+    frame probabilities exceed 1 and seconds hardly differ; True divides by the best second instead (0..1].
+    own_seconds: a second's probability comes from its own token and the clip's groups, and the modality's from its
+    seconds, so that clip labels teach seconds; False leaves seconds to the assignment, as the reference.
+    either_modality: an event is in the clip if it is heard, or seen, or found across both, so that a clip's label
+    need not hold in each modality; False asks the groups across both alone, as the reference. scaled_init: linear
+    maps start at the scale of their inputs' number, as torch's own; False starts them at a deviation of 0.02, as
+    the reference, two fifths of that scale at its width of 128. mlp_ratio: hidden width over `width`. motion: also
+    read motion features, from the one tap of the stores whose name begins with `motion.`. gates: in front of the
+    grouping, each modality's seconds lift the other's by up to this much (DG-SCT: 0.05; 0: none). gated_audio: the
+    audio goes on as lifted; False drops that, as DG-SCT.
     """
 
     FIXES: ClassVar[Mapping[str, tuple[Any, Any]]] = {
