@@ -112,9 +112,13 @@ def _existing(known: Sequence[Run], experiment: Experiment) -> Run | None:
 
 
 def _settings(config: RunConfig) -> dict[str, Any]:
-    """Everything that decides a run's numbers but the device."""
+    """Everything that decides a run's numbers but the device; of adapters that are off only that they are."""
     values = config.model_dump(mode="json")
     values["training"].pop("device")
+    adapters = values["model"]["adapters"]
+    for name, part in adapters.items():
+        if isinstance(part, dict) and part.get("enabled") is False:
+            adapters[name] = {"enabled": False}
     return values
 
 

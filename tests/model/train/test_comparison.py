@@ -124,6 +124,17 @@ def test_another_setting_or_seed_is_another_run(undisturbed: tuple[Home, Compari
         shutil.rmtree(run.folder)
 
 
+def test_settings_of_adapters_that_are_off_make_no_other_run(
+    undisturbed: tuple[Home, Comparison, float],
+) -> None:
+    """A run of a version that did not know such a setting yet is found again, too."""
+    home, _, _ = undisturbed
+    other = "model.adapters.lavish.latents=3"
+    [off] = plan(home, experiments(home, ["none"], other), (0,))
+    [on] = plan(home, experiments(home, ["lavish"], other), (0,))
+    assert off.run is not None and on.run is None
+
+
 def test_a_measure_that_is_missing_is_added(undisturbed: tuple[Home, Comparison, float]) -> None:
     home, _, _ = undisturbed
     [cell] = plan(home, experiments(home, ["probe"]), (0,))
