@@ -171,6 +171,7 @@ def trained(home: Home, made: Experiment, processes: Processes, run: Run | None 
     return {
         "state": read_tensors(run.checkpoints / LAST)[0],
         "records": records,
+        "losses": [{name: record[name] for name in ("loss", "losses")} for record in records],
         "scores": {k: result[k] for k in ("scores", "details", "intervals", "per_class", "best_epoch")},
         "agreement": run.read("agreement.json") if (run.folder / "agreement.json").exists() else {},
     }
@@ -186,13 +187,13 @@ def numbers(value: Any) -> list[float]:
 
 
 def difference(alone: dict[str, Any], shared: dict[str, Any]) -> dict[str, float]:
-    """The largest difference of the checkpoint's tensors, of the logged records, of the scores, of the agreement."""
+    """The largest differences: of the checkpoint, the logged records, their losses, the scores, the agreement."""
     found = {}
     assert alone["state"].keys() == shared["state"].keys(), "the checkpoints hold different tensors"
     found["state"] = max(
         float((x.double() - shared["state"][name].double()).abs().max()) for name, x in alone["state"].items()
     )
-    for what in ("records", "scores", "agreement"):
+    for what in ("records", "losses", "scores", "agreement"):
         one, two = numbers(alone[what]), numbers(shared[what])
         assert len(one) == len(two), what
         found[what] = max((abs(a - b) for a, b in zip(one, two, strict=True)), default=0.0)

@@ -75,7 +75,8 @@ def test_two_processes_with_half_a_batch_each_equal_one(
     found = compared[case]
     assert found["steps"] >= 2
     if case == "bf16":
-        assert found["records"] < 0.05  # half precision rounds the rows of another batch differently
+        # Half precision rounds the rows of another batch differently, and a second may then fall to another class.
+        assert found["losses"] < 0.05
         return
     for what in ("state", "records", "scores", "agreement"):
         assert found[what] < CLOSE, (what, found)
