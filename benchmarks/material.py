@@ -254,8 +254,9 @@ def worth_of_captions(home: Path, task: str, tokens: str) -> str:
         return f"| {task} | {tokens} | not made yet | | | | |\n"
     made = {captions: read_comparison(folder) for captions, folder in folders.items()}
     text = ""
-    for recipe in (name for name in READERS if name != "none"):
-        rows = {captions: next(r for r in of.rows if r.recipe == recipe) for captions, of in made.items()}
+    of_recipe = {captions: {row.recipe: row for row in of.rows} for captions, of in made.items()}
+    for recipe in (name for name in READERS if name != "none" and all(name in r for r in of_recipe.values())):
+        rows = {captions: by_name[recipe] for captions, by_name in of_recipe.items()}
         cells = [
             Cell(captions, seed, find_run(Home(home), run))
             for captions, row in rows.items()
