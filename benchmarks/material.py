@@ -4,9 +4,10 @@
 
 FOLDER holds `data/material` (pictures and `pictures.csv`), `data/esc_subset` (recordings and `ESC.csv`), `data/media`
 (videos for backgrounds) and `weights` (EfficientNet-Lite0, YAMNet and its names). Makes the world in the layouts of AVE
-and LLP, tokens of the learned pair and of `classic`, and three kinds of captions: `tags`, `descriptor`, and `truth`:
-sentences in the words of `tags` that name what is seen, what is heard, and when. Then one `caeav compare` for every
-task, tokens and captions; its tables lie in `<home>/comparisons`.
+and LLP, tokens of the learned pair and of `classic`, and four kinds of captions: `tags`, `descriptor`, `truth`
+(sentences in the words of `tags` that name what is seen, what is heard, and when) and `blank` (what `tags` says of
+nothing). Then one `caeav compare` for every task, tokens and captions; its tables lie in `<home>/comparisons`. At the
+end: what captions of the truth bring over blank ones.
 
 Can be interrupted: finished steps are gone over quickly, and `caeav compare` goes on where it was. What matters most is
 trained first. `--tables` trains nothing and prints what is there. All choices are in benchmarks/settings/material.yaml;
