@@ -57,7 +57,6 @@ SETS: dict[str, tuple[str, ...]] = {
         "5",
     ),
 }
-GENERATED, MATERIAL = "generated", "material"
 SET_OF = {"ave": "ave", "ave-weak": "ave", "avvp": "llp", "avs-ms3": "avs-ms3", "avqa": "music-avqa"}
 DEEPEST = "stores.taps=[visual.stage3,visual.stage4,audio.stage3,audio.stage4]"
 SETTINGS: dict[str, tuple[str, ...]] = {
@@ -77,6 +76,7 @@ SETTINGS: dict[str, tuple[str, ...]] = {
         "training.batch_size=96",
         "training.samples_per_clip=14",
     ),
+    "stress": (DEEPEST, "training.epochs=10", "model.adapters.case.width=64"),
 }
 ALONE = ("captions=false", "model.adapters.avmoe.enabled=false")
 UNTOLD = ("model.head.reads_agreement=false",)
@@ -92,7 +92,6 @@ FULL = {
     "without the objective": ("loss.correspondence=0",),
     "full": (),
 }
-SHORT = (DEEPEST, "training.epochs=10", "model.adapters.case.width=64")
 TRUTH = "truth.together"
 SURE = 5.0
 """The logit of what is true; -5 of what is not."""
@@ -110,47 +109,38 @@ class Cell:
     seed: int
     assignments: tuple[str, ...]
     oracle: bool = False
-    world: str = GENERATED
 
     def file(self, home: Path) -> Path:
         """Where its result lies."""
         name = f"{self.task}-{self.row.replace(' ', '-').replace(',', '')}-s{self.seed}"
-        of_set = [SPLITS, SETS[SET_OF[self.task]]] if self.world == GENERATED else [self.world]
-        decides = [self.recipe, self.assignments, self.seed, self.oracle, *of_set]
+        decides = [self.recipe, self.assignments, self.seed, self.oracle, SPLITS, SETS[SET_OF[self.task]]]
         return cell_file(home, name, decides)
 
 
-def cells(part: str, seeds: Sequence[int], home: Path, world: str) -> list[Cell]:
+def cells(part: str, seeds: Sequence[int], settings: tuple[str, ...]) -> list[Cell]:
     """The rows of a task, or of `stress`, seed by seed."""
     if part == "stress":
         return [
-            Cell(row, "ave", "full", seed, (*SHORT, *more)) for seed in seeds for row, more in FULL.items()
+            Cell(row, "ave", "full", seed, (*settings, *more)) for seed in seeds for row, more in FULL.items()
         ]
-    settings = SETTINGS[part] if world == GENERATED else material_settings(home, part)
     reads, common = part in HEADS_THAT_READ, (*settings, *ALONE)
     found = []
     for seed in seeds:
-        found.append(Cell("none", part, "none", seed, settings, world=world))
+        found.append(Cell("none", part, "none", seed, settings))
         for row, more in GATES.items():
             oracle = row == "true"
             shared = row != "gates of their own"
             untold = UNTOLD if reads and shared else ()
-            found.append(Cell(row, part, "caste", seed, (*common, *more, *untold), oracle, world))
+            found.append(Cell(row, part, "caste", seed, (*common, *more, *untold), oracle))
             if reads and shared:
-                found.append(Cell(row + READ, part, "caste", seed, (*common, *more), oracle, world))
+                found.append(Cell(row + READ, part, "caste", seed, (*common, *more), oracle))
     return found
 
 
 def material_settings(home: Path, task: str) -> tuple[str, ...]:
-    """What `benchmarks/material.py` sets for adapters without captions on learned tokens."""
-    chosen, tokens = material.CHOSEN, material.PAIR
-    store = material.store_of(home, material.DATASET[task], tokens).name
-    return (
-        "model.adapters.preset=lite",
-        *chosen["tokens"][tokens],
-        *chosen["tasks"][task],
-        f"stores.tokens={store}",
-    )
+    """What `benchmarks/material.py` sets on learned tokens, for models without captions."""
+    store = material.store_of(home, material.DATASET[task], material.PAIR).name
+    return (*material.settings_of(task, material.PAIR), f"stores.tokens={store}")
 
 
 def make_set(home: Path, layout: str, *, captions: bool) -> None:
@@ -310,23 +300,26 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parts = (*SETTINGS, "stress")
     parser.add_argument("--home", type=Path, default=Path("caeav_home/agreement"))
-    parser.add_argument("--only", nargs="+", choices=parts)
+    parser.add_argument("--only", nargs="+", choices=list(SETTINGS))
     parser.add_argument("--seeds", default="0,1,2,3,4")
     parser.add_argument("--jobs", type=int, default=1)
     parser.add_argument("--tables", action="store_true", help="train nothing")
     parser.add_argument("--material", action="store_true", help="ave-weak, ave, avvp on drawings")
     options = parser.parse_args()
     seeds = [int(seed) for seed in options.seeds.split(",")]
-    world, known = (MATERIAL, tuple(material.DATASET)) if options.material else (GENERATED, parts)
+    known = tuple(material.DATASET if options.material else SETTINGS)
     only = options.only or known
     if unknown := [part for part in only if part not in known]:
         parser.error(f"--material has {', '.join(known)}, not {', '.join(unknown)}")
-    wanted = {part: cells(part, seeds, options.home, world) for part in only}
+    given = {
+        part: material_settings(options.home, part) if options.material else SETTINGS[part] for part in only
+    }
+    wanted = {part: cells(part, seeds, given[part]) for part in only}
     todo = [(c, c.file(options.home)) for part in wanted.values() for c in part]
     todo = [] if options.tables else [(cell, file) for cell, file in todo if not file.exists()]
-    for layout in dict.fromkeys(SET_OF[cell.task] for cell, _ in todo if cell.world == GENERATED):
+    made_here = () if options.material else todo
+    for layout in dict.fromkeys(SET_OF[cell.task] for cell, _ in made_here):
         captions = any(cell.recipe == "full" and SET_OF[cell.task] == layout for cell, _ in todo)
         make_set(options.home, layout, captions=captions)
     os.environ |= {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}

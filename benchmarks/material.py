@@ -67,6 +67,7 @@ class Table:
         return f"{self.tokens}-{self.captions}"
 
 
+WORTH = ("task", "tokens", "recipe", "blank", "truth", "truth minus blank", "another clip's captions")
 TABLES = (
     Table(PAIR, "truth", ALL),
     Table(TWO_TAPS, "truth", MAIN),
@@ -81,9 +82,6 @@ TABLES = (
     Table(CLASSIC, "descriptor", READERS),
 )
 """What matters most first; each is made for every task before the next."""
-
-
-WORTH = "| task | tokens | recipe | blank | truth | truth minus blank | another clip's captions |"
 
 
 def caeav(*arguments: str) -> None:
@@ -242,8 +240,8 @@ def compare(home: Path, task: str, table: Table, seeds: str, jobs: int) -> None:
     caeav("compare", *words, "--stress", stress, *given, *out)
 
 
-def worth_of_captions(home: Path, task: str, tokens: str) -> str:
-    """Rows of Markdown: what reads captions of the truth, minus the same recipe trained on blank ones."""
+def worth_of_captions(home: Path, task: str, tokens: str) -> list[list[str]]:
+    """Cells under `WORTH`: what reads captions of the truth, minus the same recipe trained on blank ones."""
     from caeav.manifests.core.home import Home
     from caeav.model.train.comparison import Cell
     from caeav.model.train.comparison_files import read_comparison
@@ -252,9 +250,9 @@ def worth_of_captions(home: Path, task: str, tokens: str) -> str:
 
     folders = {captions: folder_of(home, task, Table(tokens, captions, READERS)) for captions in WRITTEN}
     if not all((folder / "table.json").exists() for folder in folders.values()):
-        return f"| {task} | {tokens} | not made yet | | | | |\n"
+        return [[task, tokens, "not made yet", *[""] * (len(WORTH) - 3)]]
     made = {captions: read_comparison(folder) for captions, folder in folders.items()}
-    text = ""
+    table = []
     of_recipe = {captions: {row.recipe: row for row in of.rows} for captions, of in made.items()}
     for recipe in (name for name in READERS if name != "none" and all(name in r for r in of_recipe.values())):
         rows = {captions: by_name[recipe] for captions, by_name in of_recipe.items()}
@@ -266,9 +264,9 @@ def worth_of_captions(home: Path, task: str, tokens: str) -> str:
         shown = {row[0]: row for row in cells_of(build_comparison(cells, "", "blank"))}
         swapped = rows["truth"].stress.get("caption_swap 1")
         cost = None if swapped is None else swapped - rows["truth"].score
-        text += f"| {task} | {tokens} | {recipe} | {shown['blank'][1]} | {shown['truth'][1]} | "
-        text += f"{shown['truth'][2]} | {number_text(cost, sign=True)} |\n"
-    return text
+        worth = [shown["blank"][1], *shown["truth"][1:3], number_text(cost, sign=True)]
+        table.append([task, tokens, recipe, *worth])
+    return table
 
 
 def resolved() -> dict[str, dict[str, Any]]:
@@ -311,7 +309,7 @@ def main() -> None:
     parser.add_argument("--tasks", nargs="+", choices=list(DATASET), default=list(DATASET))
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--tables", action="store_true", help="train nothing, print what is there")
-    parser.add_argument("--settings", action="store_true", help="train nothing, print every row's")
+    parser.add_argument("--settings", action="store_true", help="train nothing, print all of every row")
     options = parser.parse_args()
     if options.settings:
         print(
@@ -328,9 +326,11 @@ def main() -> None:
         if not options.tables:
             compare(options.home, task, table, options.seeds, options.jobs)
         print(f"## {task}, {table}\n\n{made.read_text('utf-8') if made.exists() else 'not made yet'}")
-    print(f"## Captions of the truth and blank ones\n\n{WORTH}\n|{'---|' * WORTH.count(' | ')}---|")
-    for tokens, task in itertools.product((PAIR, TWO_TAPS), options.tasks):
-        print(worth_of_captions(options.home, task, tokens), end="")
+    from caeav.model.train.markdown import markdown_table
+
+    pairs = itertools.product((PAIR, TWO_TAPS), options.tasks)
+    worth = [row for tokens, task in pairs for row in worth_of_captions(options.home, task, tokens)]
+    print(f"## Captions of the truth and blank ones\n\n{markdown_table(WORTH, worth)}")
 
 
 if __name__ == "__main__":

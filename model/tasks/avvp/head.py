@@ -160,8 +160,8 @@ class AvvpHead(nn.Module):
         self.visual_prob = nn.Linear(width, 1)
         self.token_class = nn.Linear(width, classes)
         self.second_class = nn.Linear(width, classes) if config.own_seconds else None
-        for module in () if config.scaled_init else self.modules():
-            if isinstance(module, nn.Linear):
+        for module in self.modules():
+            if isinstance(module, nn.Linear) and not config.scaled_init:
                 nn.init.trunc_normal_(module.weight, std=INIT_STD)
                 nn.init.zeros_(module.bias)
 
