@@ -55,8 +55,16 @@ DISK_TROUBLE = {
 }
 
 
-class InOrder(TyperGroup):
-    """Lists commands in the order of `COMMANDS`; typer would list plain commands before groups."""
+class Root(TyperGroup):
+    """`caeav`: lists commands in the order of `COMMANDS` (typer would list plain ones before groups)."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Parse and run what was named; what typer will say of wrong usage is an error, which is never hidden."""
+        try:
+            return super().invoke(ctx)
+        except everywhere.UsageError:
+            everywhere.end()
+            raise
 
     def list_commands(self, ctx: Any) -> list[str]:
         """Names of all commands."""
@@ -72,7 +80,7 @@ def _print_version(asked: bool) -> None:
 def build() -> typer.Typer:
     """The command with all sub-commands."""
     app = typer.Typer(
-        cls=InOrder,
+        cls=Root,
         no_args_is_help=True,
         pretty_exceptions_enable=False,
         rich_markup_mode=None,

@@ -191,9 +191,10 @@ def add_common(command: Any, options: Sequence[Any] = ()) -> Any:
     options = options or common_options()
     command.context_settings = {**command.context_settings, "help_option_names": list(HELP)}
     command.short_help = first_sentence(command.help or "")
-    for inner in getattr(command, "commands", {}).values():
+    below = getattr(command, "commands", {})
+    for inner in below.values():
         add_common(inner, options)
-    if not hasattr(command, "commands"):
+    if not below or command.invoke_without_command:  # `caeav caption` does something by itself, too
         command.params += options
         if any(parameter.param_type_name == "argument" for parameter in command.params):
             command.parse_args = partial(_parse_or_explain, command.parse_args, _behind_dashes)
@@ -214,19 +215,20 @@ def _parse_or_explain(
     context: Any,
     args: list[str],
 ) -> Any:
-    """Parse; add to an error what `explain` makes of it, of the context and of the arguments as they were given."""
+    """Parse; add what `explain` makes of an unknown option, of the context and of the arguments as they were given."""
     given = list(args)
     try:
         return parse(context, args)
     except UsageError as error:
-        error.message += explain(error, context, given)
+        if hasattr(error, "possibilities"):  # the one thing that only the error of an unknown option has
+            error.message += explain(error, context, given)
         raise
 
 
 def _behind_dashes(error: Any, context: Any, given: Sequence[str]) -> str:
     """Where an option does not exist, how a name is given that begins like one, as keys of videos do."""
-    typed = _taken_for_options(getattr(error, "option_name", ""), given)
-    if not typed or getattr(error, "possibilities", None):
+    typed = _taken_for_options(error.option_name, given)
+    if not typed or error.possibilities:
         return ""
     rest = shlex.join(arg for arg in given if arg != typed)
     call = " ".join(filter(None, (context.command_path, rest, "--", shlex.quote(typed))))
@@ -244,7 +246,7 @@ def _taken_for_options(unknown: str, args: Sequence[str]) -> str:
 
 def _as_setting(error: Any, _context: Any, _given: Sequence[str]) -> str:
     """Where an option does not exist but a setting of training is called so, how that is set."""
-    wanted = getattr(error, "option_name", "").strip("-").replace("-", "_")
+    wanted = error.option_name.strip("-").replace("-", "_")
     if not wanted:
         return ""
     from caeav.model.train.settings import settings

@@ -28,11 +28,11 @@ def own_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CAEAV_HOME", str(tmp_path / "home"))
 
 
-def leaf_commands(command: object, path: str = "caeav") -> list[tuple[str, object]]:
-    below = getattr(command, "commands", None)
-    if below is None:
-        return [(path, command)]
-    return [found for name, inner in below.items() for found in leaf_commands(inner, f"{path} {name}")]
+def runnable(command: object, path: str = "caeav") -> list[tuple[str, object]]:
+    """Every command that does something: also one with commands below it, as `caeav caption`."""
+    below = getattr(command, "commands", {})
+    own = [(path, command)] if not below or command.invoke_without_command else []  # type: ignore[attr-defined]
+    return own + [found for name, inner in below.items() for found in runnable(inner, f"{path} {name}")]
 
 
 def test_lists_of_commands_say_whole_sentences(tmp_path: Path) -> None:
@@ -48,13 +48,18 @@ def test_lists_of_commands_say_whole_sentences(tmp_path: Path) -> None:
 
 
 def test_every_command_has_the_common_options_and_none_twice() -> None:
-    found = leaf_commands(add_common(typer.main.get_command(app.build())))
-    assert len(found) > 25
+    found = runnable(add_common(typer.main.get_command(app.build())))
+    assert len(found) > 25 and {"caeav caption", "caeav caption show", "caeav train"} <= {p for p, _ in found}
     for path, command in found:
         names = [name for parameter in command.params for name in parameter.opts]  # type: ignore[attr-defined]
         assert {"-q", "-v", "--quiet", "--verbose", "--log-file"} <= set(names), path
         assert len(names) == len(set(names)), path
     assert everywhere.HELP == ("-h", "--help")
+
+
+def test_caption_by_itself_takes_the_common_options(tmp_path: Path) -> None:
+    quiet = caeav("caption", "-q", "--log-file", "all.txt", cwd=tmp_path)
+    assert quiet.returncode == 1 and "caption -q --log-file all.txt" in (tmp_path / "all.txt").read_text()
 
 
 def test_quiet_shows_results_and_counts_the_hidden_remarks(tmp_path: Path) -> None:
@@ -146,6 +151,26 @@ def test_a_key_that_begins_with_a_dash_goes_behind_two(tmp_path: Path, key: str)
     call = f"caption show --json -- {key}"
     assert f"a name that begins with - goes last, behind --: caeav {call}" in " ".join(refused.stderr.split())
     assert "No such option" not in caeav(*call.split(), cwd=tmp_path).stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        ("runs show -q", "Missing argument"),
+        ("extract -q --limit 0", "--limit"),
+        ("extract --limit many -q", "--limit"),
+        ("caption -q show key", "--quiet belongs after the command: caeav caption show --quiet ..."),
+    ],
+)
+def test_wrong_usage_is_told_when_quiet(tmp_path: Path, words: str, told: str) -> None:
+    refused = caeav(*words.split(), cwd=tmp_path)
+    assert refused.returncode == 2 and told in refused.stderr and "not shown" not in refused.stderr
+
+
+@pytest.mark.parametrize("words", ["train --seeds", "store show -q --home"])
+def test_an_option_without_its_value_is_not_taken_for_an_unknown_one(tmp_path: Path, words: str) -> None:
+    told = caeav(*words.split(), cwd=tmp_path).stderr.splitlines()[-1]
+    assert told == f"Error: Option '{words.split()[-1]}' requires an argument."
 
 
 @pytest.mark.parametrize(("option", "told"), [("-j", "No such option: -j"), ("--jsn", "--json")])
