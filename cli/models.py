@@ -13,6 +13,7 @@ import typer
 
 from caeav.cli.console import print_json, print_table, printable, say
 from caeav.cli.options import WEIGHTS_HELP, HomeOption, JsonOption, choose_one
+from caeav.manifests.core.errors import CaeavError
 from caeav.manifests.core.home import Home
 from caeav.manifests.core.util import counted, size_text
 
@@ -201,12 +202,10 @@ def check(
         )
         raise typer.Exit(NO_RECORD)
     if checked.differences:
-        for text in checked.differences:
-            say(f"DIFFERS  {printable(text)}")
-        say(
-            f"differs from what is recorded in {checked.against}: look at the versions of libraries (caeav doctor)"
+        raise CaeavError(
+            f"not as recorded in {checked.against}:\n  " + "\n  ".join(checked.differences),
+            hint="look at the versions of libraries: caeav doctor",
         )
-        raise typer.Exit(1)
     say(f"as recorded in {checked.against}")
 
 

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from caeav.cli import console
+from caeav.cli import console, everywhere
 from caeav.cli.surroundings import LAUNCHER, end_at_once
 from caeav.manifests.core.errors import CaeavError
 
@@ -39,7 +39,12 @@ def start_several(devices: str, device: str | None) -> None:
     if len(set(gpus)) < len(gpus) and None not in gpus:
         raise CaeavError(f"{OPTION} {devices} names a GPU twice", hint="each process takes its own")
     command = [sys.executable, "-m", "caeav.cli", *without_devices(sys.argv[1:])]
-    sys.exit(launch(command, gpus, {**os.environ, LAUNCHER: str(os.getpid())}, console.say))
+    sys.exit(launch(command, gpus, {**os.environ, LAUNCHER: str(os.getpid())}, _say_error))
+
+
+def _say_error(text: str) -> None:
+    everywhere.end()
+    console.say(f"error: {text}")
 
 
 def without_devices(arguments: list[str]) -> list[str]:

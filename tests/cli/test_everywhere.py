@@ -5,13 +5,15 @@ from __future__ import annotations
 import io
 import json
 import subprocess
+import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import typer
 from forked_command import run_command
 
-from caeav.cli import app, everywhere
+from caeav.cli import app, everywhere, several
 from caeav.cli.everywhere import Remarks, add_common
 from caeav.manifests.core.errors import CaeavError
 from caeav.model.adapters.config import CasteConfig
@@ -165,6 +167,21 @@ def test_a_key_that_begins_with_a_dash_goes_behind_two(tmp_path: Path, key: str)
 def test_wrong_usage_is_told_when_quiet(tmp_path: Path, words: str, told: str) -> None:
     refused = caeav(*words.split(), cwd=tmp_path)
     assert refused.returncode == 2 and told in refused.stderr and "not shown" not in refused.stderr
+
+
+def test_a_process_that_was_ended_is_told_when_quiet(monkeypatch: pytest.MonkeyPatch) -> None:
+    shown = io.StringIO()
+    monkeypatch.setattr(sys, "stderr", Remarks(shown))
+    everywhere.remarks().quiet = True
+
+    def launch(_command: object, _gpus: object, _outer: object, say: Callable[[str], None]) -> int:
+        say("process 1 was ended by SIGKILL")
+        return 137
+
+    monkeypatch.setattr("caeav.model.train.launch.launch", launch)
+    with pytest.raises(SystemExit, match="137"):
+        several.start_several("cpu,cpu", None)
+    assert shown.getvalue() == "error: process 1 was ended by SIGKILL\n"
 
 
 @pytest.mark.parametrize("words", ["train --seeds", "store show -q --home"])
