@@ -170,8 +170,8 @@ def _may_keep(run: Run, experiment: Experiment, split: str) -> bool:
 def _show_agreement(judged: Judged) -> None:
     """How true the agreement is, kind by kind; for a probability also predicted against observed, by tenths."""
     whole = {"seconds": judged.seconds, "auc": judged.auc, "calibration_error": judged.calibration_error}
-    rows = [["all", *whole.values()], *([kind, *row.values()] for kind, row in judged.by_kind.items())]
-    shown = [["-" if value is None else value for value in row] for row in rows]
+    kinds = [["all", *whole.values()], *([kind, *row.values()] for kind, row in judged.by_kind.items())]
+    shown = [["-" if value is None else value for value in row] for row in kinds]
     print_table(
         ["kind", "seconds", "AUC", "calibration error"],
         shown,
@@ -180,7 +180,8 @@ def _show_agreement(judged: Judged) -> None:
     print()
     if judged.reliability:
         columns = list(judged.reliability[0])
-        print_table(columns, [list(row.values()) for row in judged.reliability], title="predicted and true")
+        rows = [list(row.values()) for row in judged.reliability]
+        print_table(columns, rows, title="by tenths of its probability")
         print()
 
 

@@ -107,7 +107,7 @@ def reliability(name: str, title: str, rows: Sequence[Mapping[str, float]], note
     """Predicted probability against observed frequency, for each tenth; rows as `agreement.reliability` gives them."""
     if not rows:
         return []
-    said, was = [row["said"] for row in rows], [row["was"] for row in rows]
+    predicted, observed = ([row[name] for row in rows] for name in ("predicted", "observed"))
     seconds = [int(row["seconds"]) for row in rows]
     diagonal = {
         "type": "scatter",
@@ -120,8 +120,8 @@ def reliability(name: str, title: str, rows: Sequence[Mapping[str, float]], note
     found = {
         "type": "scatter",
         "mode": "lines+markers",
-        "x": said,
-        "y": was,
+        "x": predicted,
+        "y": observed,
         "name": "observed",
         "text": [f"{n} seconds" for n in seconds],
         "marker": {"size": [6 + 18 * (n / max(seconds)) ** 0.5 for n in seconds]},

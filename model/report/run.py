@@ -43,6 +43,8 @@ MOST_ROWS = 60_000
 """Predictions that are read; of more, an even sample."""
 CAPTION_STEPS = (10, 20, 30)
 """Words of both captions at which groups of clips begin."""
+OLDER_NAMES = {"said": "predicted", "was": "observed"}
+"""What the reliability in `agreement.json` is called in runs from before 0.2.0 was released -> what it is called now."""
 
 
 @dataclass
@@ -373,7 +375,10 @@ def _reliability(subject: Subject) -> list[Block]:
     if (subject.run.folder / AGREEMENT_FILE).exists():
         held = subject.run.read(AGREEMENT_FILE)
         note = f"{str(held['meaning']).capitalize()}, against {held['against']}, on {held['split']}."
-        blocks += figures.reliability("agree", "Reliability of the agreement", held["reliability"], note)
+        rows = [
+            {OLDER_NAMES.get(name, name): value for name, value in row.items()} for row in held["reliability"]
+        ]
+        blocks += figures.reliability("agree", "Reliability of the agreement", rows, note)
     return blocks
 
 

@@ -120,8 +120,8 @@ def reliability(probabilities: Floats, truth: Flags) -> list[dict[str, float]]:
     return [
         {
             "seconds": int(held.sum()),
-            "said": float(probabilities[held].mean()),
-            "was": float(truth[held].mean()),
+            "predicted": float(probabilities[held].mean()),
+            "observed": float(truth[held].mean()),
         }
         for number in range(BINS)
         if (held := tenth == number).any()
@@ -129,9 +129,9 @@ def reliability(probabilities: Floats, truth: Flags) -> list[dict[str, float]]:
 
 
 def calibration_error(rows: Sequence[Mapping[str, float]]) -> float:
-    """Expected calibration error: what is said minus what is so, absolute, averaged over the seconds."""
+    """Expected calibration error: predicted minus observed, absolute, averaged over the seconds."""
     total = sum(row["seconds"] for row in rows)
-    return sum(row["seconds"] * abs(row["said"] - row["was"]) for row in rows) / total
+    return sum(row["seconds"] * abs(row["predicted"] - row["observed"]) for row in rows) / total
 
 
 @dataclass(frozen=True)

@@ -38,6 +38,7 @@ from caeav.model.report.page import (
 from caeav.model.report.recipes import best_so_far, recipes_section
 from caeav.model.report.run import open_run
 from caeav.model.tasks.config import StressConfig
+from caeav.model.train.agreement import AGREEMENT_FILE
 from caeav.model.train.comparison import Cell, Measures, complete
 from caeav.model.train.comparison_files import find_comparison, folder_of, publish_comparison, read_comparison
 from caeav.model.train.comparison_table import Comparison, build_comparison
@@ -248,6 +249,21 @@ def test_recipes_are_drawn_from_the_table_of_a_comparison(
     assert page.evaluate("document.documentElement.scrollWidth") <= width and wrong == []
     page.locator("#theme").click()
     assert wrong == []
+
+
+@pytest.mark.parametrize("older", [False, True])
+def test_the_reliability_of_the_agreement_is_drawn_for_older_runs_too(
+    plotly: None, tiny_home: Home, runs: list[Run], tmp_path: Path, older: bool
+) -> None:
+    run = Run(Path(shutil.copytree(runs[0].folder, tmp_path / runs[0].name)))
+    held = run.read(AGREEMENT_FILE)
+    rows = held["reliability"]
+    if older:
+        names = {"predicted": "said", "observed": "was"}
+        held["reliability"] = [{names.get(name, name): value for name, value in row.items()} for row in rows]
+        (run.folder / AGREEMENT_FILE).write_text(json.dumps(held))
+    text = write_report(tiny_home, [str(run.folder)]).read_text("utf-8")
+    assert json.dumps([row["observed"] for row in rows])[1:-1].replace(" ", "") in text.replace(" ", "")
 
 
 def test_figures_of_recipes_hold_the_numbers_of_the_table(

@@ -293,7 +293,7 @@ def test_the_calibration_error_by_hand() -> None:
     said, truth = np.array([0.05, 0.05, 0.95, 1.0]), np.array([False, True, True, True])
     rows = reliability(said, truth)
     assert [row["seconds"] for row in rows] == [2, 2]
-    assert rows[0]["was"] == 0.5 and rows[1]["said"] == pytest.approx(0.975)
+    assert rows[0]["observed"] == 0.5 and rows[1]["predicted"] == pytest.approx(0.975)
     assert calibration_error(rows) == pytest.approx((2 * 0.45 + 2 * 0.025) / 4)
 
 
