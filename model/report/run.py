@@ -44,7 +44,7 @@ MOST_ROWS = 60_000
 CAPTION_STEPS = (10, 20, 30)
 """Words of both captions at which groups of clips begin."""
 OLDER_NAMES = {"said": "predicted", "was": "observed"}
-"""What the reliability in `agreement.json` is called in runs from before 0.2.0 was released -> what it is called now."""
+"""Names in the reliability of `agreement.json` before 0.2.0 was released -> what they are now."""
 
 
 @dataclass
