@@ -254,7 +254,7 @@ def worth_of_captions(home: Path, task: str, tokens: str) -> list[list[str]]:
     made = {captions: read_comparison(folder) for captions, folder in folders.items()}
     table = []
     of_recipe = {captions: {row.recipe: row for row in of.rows} for captions, of in made.items()}
-    for recipe in (name for name in READERS if name != "none" and all(name in r for r in of_recipe.values())):
+    for recipe in (name for name in READERS if name != "none"):
         rows = {captions: by_name[recipe] for captions, by_name in of_recipe.items()}
         cells = [
             Cell(captions, seed, find_run(Home(home), run))

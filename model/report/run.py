@@ -350,26 +350,26 @@ def _length(words: int) -> str:
 
 def _reliability(subject: Subject) -> list[Block]:
     """Predicted probabilities against observed frequencies, of predictions and of the agreement."""
-    said: list[float] = []
-    was: list[bool] = []
+    predicted: list[float] = []
+    observed: list[bool] = []
+    names = (*subject.run.inputs().classes, "background")
     for row in subject.rows:
         if row["split"] != subject.split:
             continue
         if isinstance(row["truth"], str):
-            said.append(row["confidence"] or 0.0)
-            was.append(row["truth"] == row["prediction"])
+            predicted.append(row["confidence"] or 0.0)
+            observed.append(row["truth"] == row["prediction"])
         elif (
             isinstance(row["truth"], list)
             and row["probabilities"]
             and isinstance(row["probabilities"][0], list)
         ):
-            said += [max(p or 0.0 for p in second) for second in row["probabilities"]]
-            names = (*subject.run.inputs().classes, "background")
+            predicted += [max(p or 0.0 for p in second) for second in row["probabilities"]]
             tops = [names[int(np.argmax([p or 0.0 for p in second]))] for second in row["probabilities"]]
-            was += [a == b for a, b in zip(row["truth"], tops, strict=True)]
+            observed += [a == b for a, b in zip(row["truth"], tops, strict=True)]
     blocks: list[Block] = []
-    if said:
-        bins = reliability(np.array(said), np.array(was))
+    if predicted:
+        bins = reliability(np.array(predicted), np.array(observed))
         note = "How often the likeliest answer was right, against its probability: on the line, as often as said."
         blocks += figures.reliability("sure", f"Reliability of predictions, {subject.split}", bins, note)
     if (subject.run.folder / AGREEMENT_FILE).exists():
