@@ -118,6 +118,7 @@ class CasteConfig(StrictConfig):
     gate. temporal: how tokens mix over time (see `TemporalEnrichment`). map_rank: rank of the four `C x C` maps, 0 for
     full ones. shared_agreement: every adapter's gate is the one agreement of `Correspondence` (ladder only) instead of
     one of its own. agreement_dropout: on what it reads. agreement_gradient: whether the task's losses teach it, too.
+    agreement_lr_factor: how many times as fast as its maps its scale and shift learn, and a head's for it.
     """
 
     enabled: bool = True
@@ -128,6 +129,7 @@ class CasteConfig(StrictConfig):
     shared_agreement: bool = False
     agreement_dropout: Rate = 0.5
     agreement_gradient: bool = False
+    agreement_lr_factor: Annotated[float, Field(gt=0)] = 1.0
 
 
 class MoeConfig(StrictConfig):

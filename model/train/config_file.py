@@ -33,7 +33,7 @@ SECTIONS = {"task", "recipe", "dataset", "stores", "model", "loss", "optimiser",
 YOUNGER: Mapping[str, Any] = {
     "loss": {"correspondence": 0.0},
     "model": {
-        "adapters": {"case": {"zero_start": True}},
+        "adapters": {"case": {"zero_start": True}, "caste": {"agreement_lr_factor": 1.0}},
         "head": {"reads_agreement": False, "either_modality": False, "scaled_init": False},
     },
 }

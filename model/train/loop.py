@@ -102,7 +102,11 @@ class Trainer:
     scaler: torch.amp.GradScaler = field(init=False)
 
     def __post_init__(self) -> None:
-        self.optimiser = make_optimiser(self.model, self.config.optimiser)
+        self.optimiser = make_optimiser(
+            self.model,
+            self.config.optimiser,
+            agreement_lr_factor=self.config.model.adapters.caste.agreement_lr_factor,
+        )
         self.losses = StepLosses(self.task, self.model, self.config, self.processes)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.config.training.precision == "fp16")
 

@@ -20,26 +20,39 @@ OPTIMISERS: dict[str, type[torch.optim.Adam] | type[torch.optim.AdamW]] = {
 
 FAST = ("head.", "trunk.correspondence.")
 """How names of parameters begin that learn at the head's rate: they start from nothing, adapters from a backbone."""
+AGREEMENT = (
+    "trunk.correspondence.log_scale",
+    "trunk.correspondence.bias",
+    "head.agreement.scale",
+    "head.agreement.shift",
+)
+"""Scale and shift of the shared agreement and of a head's evidence from it. They have units of logits and must move by
+some; a step of Adam is as long as the rate, whatever the gradient, so at the maps' rate they stay where they start."""
 
 
 def make_optimiser(
-    model: nn.Module, config: OptimiserConfig, head: str | tuple[str, ...] = FAST
+    model: nn.Module,
+    config: OptimiserConfig,
+    head: str | tuple[str, ...] = FAST,
+    *,
+    agreement_lr_factor: float = 1.0,
 ) -> torch.optim.Optimizer:
     """Adapters learn at `lr`, parameters whose names begin with `head` at `lr * head_lr_factor`.
 
-    Weight decay spares vectors and scalars (norms, biases, gates). Each group holds its undecayed rate as `base_lr`
-    and the names of its parameters as `names`.
+    Those of `AGREEMENT` learn `agreement_lr_factor` times as fast. Weight decay spares vectors and scalars (norms,
+    biases, gates). Each group holds its undecayed rate as `base_lr` and the names of its parameters as `names`.
     """
+
+    def rate(name: str) -> float:
+        own = config.lr * (config.head_lr_factor if name.startswith(head) else 1.0)
+        return own * agreement_lr_factor if name in AGREEMENT else own
+
+    trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
     groups = []
-    for is_head in (False, True):
+    for lr in dict.fromkeys(map(rate, trained)):
         for decays in (True, False):
-            held = {
-                name: p
-                for name, p in model.named_parameters()
-                if p.requires_grad and name.startswith(head) == is_head and (p.ndim > 1) == decays
-            }
+            held = {name: p for name, p in trained.items() if rate(name) == lr and (p.ndim > 1) == decays}
             if held:
-                lr = config.lr * (config.head_lr_factor if is_head else 1.0)
                 groups.append(
                     {
                         "params": list(held.values()),

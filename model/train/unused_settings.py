@@ -95,7 +95,7 @@ EVERYWHERE = (
         "model.adapters.placement is inject, where every gate is its adapter's own",
     ),
     Unused(
-        (CASTE + "agreement_dropout", CASTE + "agreement_gradient"),
+        tuple(CASTE + name for name in ("agreement_dropout", "agreement_gradient", "agreement_lr_factor")),
         lambda c: not c.model.adapters.caste.shared_agreement or c.model.adapters.placement == "inject",
         f"{CASTE}shared_agreement is false: every gate is its adapter's own",
     ),

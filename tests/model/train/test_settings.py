@@ -184,7 +184,9 @@ def seen(config: RunConfig) -> Iterator[Any]:
     torch.manual_seed(0)
     network = build_network(task, inputs(name), config.model)
     yield [(n, tuple(p.shape), p.detach().sum().item()) for n, p in network.named_parameters()]
-    optimiser = make_optimiser(network, config.optimiser)
+    optimiser = make_optimiser(
+        network, config.optimiser, agreement_lr_factor=config.model.adapters.caste.agreement_lr_factor
+    )
     yield type(optimiser).__name__
     yield [(group["names"], group["lr"], group["weight_decay"]) for group in optimiser.param_groups]
     with torch.no_grad():  # away from the start, where gates hide what lies behind them

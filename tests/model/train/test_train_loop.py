@@ -29,7 +29,7 @@ from caeav.model.train.examine import examine, remarks
 from caeav.model.train.experiment import Experiment, _empty_split_hint, prepare, reopen
 from caeav.model.train.log import read_metrics
 from caeav.model.train.loop import TrainingError
-from caeav.model.train.optimiser import lr_factor, make_optimiser
+from caeav.model.train.optimiser import AGREEMENT, lr_factor, make_optimiser
 from caeav.model.train.runs import METRICS, Run, create_run
 from caeav.model.train.session import load_best, train
 
@@ -297,6 +297,30 @@ def test_head_and_decay_groups(tiny_home: Home) -> None:
     for name, (lr, decay) in rates.items():
         assert lr == pytest.approx(0.05 if name.startswith(("head.", "trunk.correspondence.")) else 0.1)
         assert (decay > 0) == (shapes[name] > 1)
+
+
+def test_scale_and_shift_of_the_agreement_have_a_rate_of_their_own(tiny_home: Home) -> None:
+    """And nothing else has it; where the factor is 1 they learn as the rest of the head."""
+    experiment = prepare(tiny_home, small_config("optimiser.head_lr_factor=0.5", "optimiser.lr=0.1"))
+    model = experiment.build()
+    rates = {}
+    for factor in (1.0, 8.0):
+        made = make_optimiser(model, experiment.config.optimiser, agreement_lr_factor=factor)
+        rates[factor] = {name: group["lr"] for group in made.param_groups for name in group["names"]}
+    changed = {name for name, rate in rates[8.0].items() if rate != rates[1.0][name]}
+    assert changed == {*AGREEMENT}
+    assert all(rates[8.0][name] == pytest.approx(0.4) for name in AGREEMENT)
+
+
+def test_the_setting_lets_the_shift_of_the_agreement_move_further(tiny_home: Home) -> None:
+    moved = []
+    for factor in (1, 10):
+        setting = f"model.adapters.caste.agreement_lr_factor={factor}"
+        run, _ = train_once(tiny_home, small_config(setting, "training.epochs=1"))
+        model = prepare(tiny_home, run.config()).build()
+        load_best(run, model)
+        moved.append(abs(float(model.get_parameter("trunk.correspondence.bias").detach())))
+    assert moved[1] > 3 * moved[0] > 0
 
 
 def test_foreign_weights_are_refused_with_every_difference(tiny_home: Home, tmp_path: Path) -> None:
