@@ -118,7 +118,7 @@ class CasteConfig(StrictConfig):
     gate. temporal: how tokens mix over time (see `TemporalEnrichment`). map_rank: rank of the four `C x C` maps, 0 for
     full ones. shared_agreement: every adapter's gate is the one agreement of `Correspondence` (ladder only) instead of
     one of its own. agreement_dropout: on what it reads. agreement_gradient: whether the task's losses teach it, too.
-    agreement_lr_factor: how many times as fast as its maps its scale and shift learn, and a head's for it.
+    agreement_lr_factor: how many times as fast as its maps its scale and shift learn.
     """
 
     enabled: bool = True

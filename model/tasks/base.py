@@ -78,7 +78,7 @@ class Scores:
 class Together(NamedTuple):
     """Whether audio and frames belong together, by the labels.
 
-    `seconds`: bool or 0/1 `[N, T]`, whether something is both seen and heard. `clips`: `[N, K]`, what a clip holds.
+    0/1 each. `seconds`: `[N, T, K]`, what is both seen and heard in each second. `clips`: `[N, K]`, what a clip holds.
     None where labels do not tell.
     """
 

@@ -222,7 +222,7 @@ def calibrate(experiment: Experiment, model: nn.Module, split: str) -> dict[str,
     if seconds is None:
         found = _mismatched(experiment, model, split, logits, present, kinds=(OTHER_CLIP,))
     else:
-        truth = seconds.numpy() > 0.5
+        truth = seconds.amax(dim=-1).numpy() > 0.5
         found = Seconds(logits[present], truth[present], np.full(int(present.sum()), "all"), BY_LABELS)
     calibration = Calibration.fit(found.logits, found.truth)
     said = found.judged(calibration)

@@ -21,22 +21,23 @@ OTHER_CLIP = 2
 def correspondence(match: Match, together: Together, batch: TokenBatch) -> Tensor:
     """Mean of two terms, a scalar: own pairs of seconds belong together, pairs from different clips do not.
 
-    Own pairs with labels of seconds are held to these. Without, some second of every clip counts as belonging together:
-    a clip's seconds are weighted by a sharpened softmax of their present agreement, without gradient. Pairs from
-    clips that share a label of clips are left out; so are segments that lack a medium. Where stress put another clip's
-    sound to the frames, an own pair counts as a mismatched one; at another time of the same clip it is left out.
+    Own pairs with labels of seconds are held to these, and pairs from different clips whose seconds have an event in
+    common belong together, too. Without, some second of every clip counts as belonging together: a clip's seconds are
+    weighted by a sharpened softmax of their present agreement, without gradient. Other pairs from clips that share a
+    label of clips are left out; so are segments that lack a medium. Where stress put another clip's sound to the
+    frames, an own pair counts as a mismatched one; at another time of the same clip it is left out.
     """
-    own = match.logits()  # [B, T]
+    own, every = match.logits(), match.all_logits()  # [B, T], [B * T, B * T]
     present = batch.frames_ok & batch.audio_ok
     moved = batch.sound_from if batch.sound_from is not None else torch.zeros_like(own, dtype=torch.long)
     natural = present & (moved == 0)
     strangers = own[present & (moved == OTHER_CLIP)]
     apart = _apart(len(own), together.clips, own.device)
-    crossed = match.all_logits()[_crossed(apart, present)]
-    mismatched = torch.cat([crossed, strangers])
+    mismatched = torch.cat([every[_crossed(apart, present)], strangers])
     if together.seconds is not None:
-        known = F.binary_cross_entropy_with_logits(own, together.seconds.to(own.dtype), reduction="none")
-        belongs = 2 * _mean(known, natural)
+        events = together.seconds.to(own.dtype)
+        known = F.binary_cross_entropy_with_logits(own, events.amax(dim=-1), reduction="none")
+        belongs = 2 * _mean(known, natural) + _mean(F.softplus(-every), _alike(events, natural))
     elif not len(mismatched):
         return own.sum() * 0.0  # nothing to tell them from
     else:
@@ -58,10 +59,20 @@ def _apart(clips: int, labels: Tensor | None, device: torch.device) -> Tensor:
 
 def _crossed(apart: Tensor, present: Tensor) -> Tensor:
     """Bool `[B * T, B * T]`: pairs of seconds with both media, from clips that are `apart`."""
-    segments = present.shape[1]
-    pairs = apart.repeat_interleave(segments, 0).repeat_interleave(segments, 1)
     flat = present.flatten()
-    return pairs & flat.unsqueeze(1) & flat.unsqueeze(0)
+    return _pairs(apart, present.shape[1]) & flat.unsqueeze(1) & flat.unsqueeze(0)
+
+
+def _alike(events: Tensor, natural: Tensor) -> Tensor:
+    """Bool `[B * T, B * T]`: pairs of two clips' seconds, both as recorded, that share one of `events` `[B, T, K]`."""
+    held = (events * natural.unsqueeze(-1)).flatten(0, 1)  # [B * T, K]
+    other = ~torch.eye(len(events), dtype=torch.bool, device=events.device)
+    return (held @ held.t() > 0) & _pairs(other, events.shape[1])
+
+
+def _pairs(of_clips: Tensor, segments: int) -> Tensor:
+    """`[B, B]` -> `[B * T, B * T]`: what holds for two clips, for all their seconds."""
+    return of_clips.repeat_interleave(segments, 0).repeat_interleave(segments, 1)
 
 
 def _mean(values: Tensor, where: Tensor) -> Tensor:

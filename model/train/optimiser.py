@@ -20,14 +20,9 @@ OPTIMISERS: dict[str, type[torch.optim.Adam] | type[torch.optim.AdamW]] = {
 
 FAST = ("head.", "trunk.correspondence.")
 """How names of parameters begin that learn at the head's rate: they start from nothing, adapters from a backbone."""
-AGREEMENT = (
-    "trunk.correspondence.log_scale",
-    "trunk.correspondence.bias",
-    "head.agreement.scale",
-    "head.agreement.shift",
-)
-"""Scale and shift of the shared agreement and of a head's evidence from it. They have units of logits and must move by
-some; a step of Adam is as long as the rate, whatever the gradient, so at the maps' rate they stay where they start."""
+AGREEMENT = ("trunk.correspondence.log_scale", "trunk.correspondence.bias")
+"""Scale and shift of the shared agreement. They are of logits and must move by some; a step of Adam is as long as the
+rate, whatever the gradient, so at the maps' rate they stay where they start."""
 
 
 def make_optimiser(

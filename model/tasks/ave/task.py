@@ -71,8 +71,8 @@ class AveTask(Task):
 
     def together(self, targets: Mapping[str, Tensor], *, training: bool) -> Together:
         """An event is both seen and heard."""
-        labels = targets[LABELS]
-        return Together(seconds=1 - labels[..., -1], clips=labels[..., :-1].amax(dim=1))
+        events = targets[LABELS][..., :-1]
+        return Together(seconds=events, clips=events.amax(dim=1))
 
     def tracks(self, targets: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
         """Events, in both modalities."""

@@ -69,10 +69,10 @@ class AvvpTask(Task):
         }
 
     def together(self, targets: Mapping[str, Tensor], *, training: bool) -> Together:
-        """What clips hold; and of clips whose seconds are known, whether a class is seen and heard, not in training."""
+        """What clips hold; and, not in training, what is seen and heard in each second, where all clips tell."""
         clips, seconds = targets[LABELS], None
         if not training and bool(targets[TIMED].all()):
-            seconds = (targets[AUDIO] * targets[VISUAL]).amax(dim=-1)
+            seconds = targets[AUDIO] * targets[VISUAL]
         return Together(seconds, clips)
 
     def tracks(self, targets: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:

@@ -91,8 +91,35 @@ def test_the_objective_with_labels_of_seconds_by_hand() -> None:
     own, crossed = parts_by_hand(match)
     known = [loss_of(own[i][t], float(seconds[i, t])) for i in range(B) for t in range(T)]
     want = (2 * sum(known) / 6 + sum(loss_of(x, 0) for x in crossed) / len(crossed)) / 2
-    got = correspondence(match, Together(seconds=seconds), pair_batch())
+    apart = torch.stack([seconds, torch.zeros(B, T)], dim=-1)
+    apart[1] = apart[1].flip(-1)  # the clips' events are of two classes
+    got = correspondence(match, Together(seconds=apart), pair_batch())
     assert got.item() == pytest.approx(want, rel=1e-5)
+
+
+def test_seconds_of_two_clips_that_share_an_event_belong_together() -> None:
+    """And whatever else these clips hold is no pair at all: what is seen or heard there alone, labels do not tell."""
+    match, seconds = some_match(), torch.tensor([[1.0, 0.0, 1.0], [0.0, 0.0, 1.0]])
+    own, _ = parts_by_hand(match)
+    known = [loss_of(own[i][t], float(seconds[i, t])) for i in range(B) for t in range(T)]
+    both = [
+        3.0 * float(match.visual[i, t].detach() @ match.audio[j, u].detach()) - 0.5
+        for i, t, j, u in [(0, 0, 1, 2), (0, 2, 1, 2), (1, 2, 0, 0), (1, 2, 0, 2)]
+    ]
+    events, alike = seconds.unsqueeze(-1), torch.ones(B, 1)
+    want = (2 * sum(known) / 6 + sum(loss_of(x, 1) for x in both) / len(both)) / 2
+    got = correspondence(match, Together(events, alike), pair_batch())
+    assert got.item() == pytest.approx(want, rel=1e-5)
+    # A second whose sound is from elsewhere, or that lacks one, is none of them.
+    some = sum(loss_of(x, 1) for x in (both[1], both[3])) / 2
+    rest = 2 * (sum(known) - known[0]) / 5
+    moved = torch.zeros(B, T, dtype=torch.long)
+    moved[0, 0] = 1
+    got = correspondence(match, Together(events, alike), pair_batch(sound_from=moved))
+    assert got.item() == pytest.approx((rest + some) / 2, rel=1e-5)
+    batch = pair_batch()
+    batch.frames_ok[0, 0] = False
+    assert correspondence(match, Together(events, alike), batch).item() == pytest.approx((rest + some) / 2)
 
 
 def test_without_labels_the_best_second_of_every_clip_counts_most() -> None:
@@ -111,7 +138,7 @@ def test_without_labels_the_best_second_of_every_clip_counts_most() -> None:
 
 
 def test_clips_that_share_a_label_are_no_negatives_for_each_other() -> None:
-    match, seconds = some_match(), torch.ones(B, T)
+    match, seconds = some_match(), torch.eye(2).unsqueeze(1).expand(B, T, 2)  # an event each, never the same
     own, _ = parts_by_hand(match)
     alike = torch.tensor([[1.0, 1.0], [0.0, 1.0]])
     known = sum(loss_of(x, 1) for clip in own for x in clip) / 6
@@ -124,7 +151,7 @@ def test_clips_that_share_a_label_are_no_negatives_for_each_other() -> None:
 
 @pytest.mark.parametrize("labelled", [True, False])
 def test_segments_without_media_give_no_loss(labelled: bool) -> None:
-    together = Together(torch.ones(B, T) if labelled else None)
+    together = Together(torch.ones(B, T, 1) if labelled else None)
     losses = []
     for far in (0.0, 1.0):
         match = some_match()
@@ -139,7 +166,7 @@ def test_segments_without_media_give_no_loss(labelled: bool) -> None:
 
 
 def test_swapped_audio_is_a_mismatched_pair_and_shifted_audio_is_left_out() -> None:
-    match, seconds = some_match(), torch.ones(B, T)
+    match, seconds = some_match(), torch.eye(2).unsqueeze(1).expand(B, T, 2)
     own, crossed = parts_by_hand(match)
     moved = torch.tensor([[0, 0, 1], [2, 2, 2]])
     kept = [own[0][0], own[0][1]]
@@ -397,7 +424,7 @@ def test_each_track_of_llp_follows_its_own_modality() -> None:
     assert torch.equal(moved["audio"], heard.roll(1, dims=1)) and torch.equal(moved["visual"], seen)
     assert torch.equal(moved["labels"], ((seen + heard).amax(dim=1) > 0).float())
     found = task.together(targets, training=False).seconds
-    assert found is not None and torch.equal(found > 0, (seen * heard).any(dim=-1))
+    assert found is not None and torch.equal(found, seen * heard)
     assert task.together(targets, training=True).seconds is None
 
 
