@@ -71,11 +71,13 @@ def one_of_several() -> Iterator[Processes]:
         yield processes
         return
     console.be_silent(not processes.main)
+    # After an error the interpreter would wait for messages that nobody sends any more; after success, too, torch's
+    # threads that still want its lock when it ends would abort the process.
+    end_at_once()
     try:
         with joined(processes):
             yield processes
     except BaseException as error:
-        end_at_once()  # the interpreter would wait for messages that nobody sends any more
         if processes.main and isinstance(error, CaeavError):
             raise
         if isinstance(error, AgreedError | LostProcessError):

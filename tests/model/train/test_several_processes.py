@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,8 @@ import torch.nn.functional as F
 from several_processes import CASES, HEADS, write_home
 from torch import nn
 
+from caeav.cli import surroundings
+from caeav.cli.several import one_of_several
 from caeav.manifests.core.errors import CaeavError
 from caeav.manifests.core.home import Home
 from caeav.model.adapters.whole_batch import Part, SharingError, gather, sharing
@@ -157,6 +160,17 @@ def test_a_killed_process_ends_the_other_and_the_run_is_resumed(make_home: Any) 
     assert json.loads(out) == run.result() and list_runs(home) == [run]
     assert [record["epoch"] for record in read_metrics(run.folder / METRICS)] == [1, 2, 3, 4, 5, 6, 7, 8]
     assert run.read("environment.json")["processes"] == 2 and run.config().training.device == "auto"
+
+
+def test_one_of_several_ends_without_the_interpreter_s_own_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    """There torch's threads, which want its lock once more, now and then abort a process that has done all its work."""
+    monkeypatch.setattr(surroundings, "_at_once", False)
+    monkeypatch.setattr("caeav.model.train.processes.joined", nullcontext)
+    for name, value in {"RANK": "1", "LOCAL_RANK": "1", "WORLD_SIZE": "2"}.items():
+        monkeypatch.setenv(name, value)
+    with one_of_several() as processes:
+        assert processes.count == 2
+    assert surroundings._at_once
 
 
 def test_an_error_of_all_processes_is_reported_once(make_home: Any) -> None:
