@@ -66,7 +66,7 @@ def _crossed(apart: Tensor, present: Tensor) -> Tensor:
 def _alike(events: Tensor, natural: Tensor) -> Tensor:
     """Bool `[B * T, B * T]`: pairs of two clips' seconds, both as recorded, that share one of `events` `[B, T, K]`."""
     held = (events * natural.unsqueeze(-1)).flatten(0, 1)  # [B * T, K]
-    other = ~torch.eye(len(events), dtype=torch.bool, device=events.device)
+    other = _apart(len(events), None, events.device)
     return (held @ held.t() > 0) & _pairs(other, events.shape[1])
 
 
